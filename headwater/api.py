@@ -1,0 +1,231 @@
+"""The commands as functions: what the command line and Python share."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headwater import runfolder, settings as told
+from headwater.errors import InputError
+from headwater.progress import Progress, Silent
+from headwater.settings import Settings
+
+GENERIC = {"images", "imagestr", "scans", "data", "train", "nifti", "raw"}  # folder names that say nothing
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for, before anything was looked at."""
+
+    scans: Path
+    labels: Path | None = None
+    out: Path | None = None
+    test: Path | None = None
+    budget: float | None = None
+    seed: int = 0
+    changes: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """As written into the run folder; two requests that are equal here belong to the same run."""
+        paths = {name: str(Path(value).resolve()) if value else None for name, value in (("scans", self.scans), ("labels", self.labels), ("test", self.test))}
+        return {**paths, "budget": self.budget, "seed": self.seed, "changes": list(self.changes)}
+
+
+def look(scans: Path | str, labels: Path | str | None = None, *, test: Path | str | None = None, seed: int = 0, progress: Progress | None = None) -> Any:
+    """The data passport of a folder of scans (scans.passport.Passport)."""
+    from headwater.scans import passport
+
+    return passport.look(Path(scans), Path(labels) if labels else None, test=Path(test) if test else None, seed=seed, progress=progress or Silent())
+
+
+def folder_for(request: Request) -> Path:
+    """The run folder: the one asked for, else runs/NAME of the same request, else the first runs/NAME-n that is free.
+
+    Raises: InputError when the folder asked for belongs to another request.
+    """
+    if request.out is not None:
+        if not _ours(request.out, request):
+            raise InputError(f"{request.out} holds something else (another run, or files that are not a run). Choose another --out, or remove it.")
+        return request.out
+    scans = Path(request.scans).resolve()
+    name = scans.parent.name if scans.name.lower() in GENERIC and scans.parent.name else scans.name
+    number = 1
+    while True:
+        folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        if _ours(folder, request):
+            return folder
+        number += 1
+
+
+def _ours(folder: Path, request: Request) -> bool:
+    """Whether the folder is free or holds this very request."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return True
+    return (folder / "request.json").exists() and runfolder.read_json(folder / "request.json") == runfolder.plain(request.plain())
+
+
+def begin(request: Request, progress: Progress) -> tuple[Path, Any]:
+    """Looks at the scans and prepares them in the run folder; what was done before is found again. Returns folder and store."""
+    from headwater.scans import store
+    from headwater.scans.passport import Passport
+
+    for name, path in (("scans", request.scans), ("labels", request.labels), ("test", request.test)):
+        if path is not None and not Path(path).exists():
+            raise InputError(f"{path} does not exist (given as {name}). Check the path.")
+    run = folder_for(request)
+    if (run / "passport.json").exists():
+        passport = Passport.load(run / "passport.json")
+    else:
+        progress.say(f"Looking at {request.scans}")
+        passport = look(request.scans, request.labels, test=request.test, seed=request.seed, progress=progress)
+        run.mkdir(parents=True, exist_ok=True)
+        runfolder.write_json(run / "request.json", request.plain())
+        passport.save(run / "passport.json")
+    for sentence in passport.sentences():
+        progress.say(f"  {sentence}")
+    return run, store.prepare(passport, run / "store", progress=progress)
+
+
+def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Settings:
+    """The settings of the run: the recipe, the user's changes, then steps and draws from a measured step. Written once, read ever after."""
+    if (run / "settings.json").exists():
+        settings = told.from_dict(Settings, runfolder.read_json(run / "settings.json"))
+        rows = runfolder.read_json(run / "plan.json")["lines"]
+        progress.say("Going on with the plan of before")
+    else:
+        import numpy as np
+
+        from headwater import plan, recipes
+        from headwater.device import machine
+        from headwater.train import loop
+        from headwater.transfer import adapt
+
+        here = machine()
+        settings = recipes.default(tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0)), bool(here.accelerator), here.bf16)
+        settings = replace(settings, seed=request.seed, **({"budget": request.budget} if request.budget else {}))
+        for change in request.changes:
+            settings = told.change(settings, change)
+        labelled, tests = adapt.trainable(store), adapt.testable(store)
+        costs = plan.measure(store, settings, labelled if tests else [])
+        settings = plan.spend(settings, costs, len(labelled), len(tests))
+        parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6
+        rows = plan.lines(settings, costs, store, here, len(tests), parameters)
+        plan.save(run, rows, costs)
+        runfolder.write_json(run / "settings.json", told.to_dict(settings))
+    progress.say("")
+    progress.say("Plan (change any line with --set)")
+    width = max(len(row["choice"]) for row in rows)
+    for row in rows:
+        progress.say(f"  {row['name']:<10} {row['choice']:<{min(width, 64)}}   because {row['because']}")
+    progress.say("")
+    return settings
+
+
+def pretrain(request: Request, progress: Progress | None = None) -> Path:
+    """A backbone from unlabelled scans, with the watch on. Returns the run folder."""
+    progress = progress or Silent()
+    run, store = begin(request, progress)
+    settings = resolve(request, run, store, progress)
+    _pretrain(run, store, settings, progress)
+    return run
+
+
+def _pretrain(run: Path, store: Any, settings: Settings, progress: Progress) -> None:
+    from headwater.train import loop, state
+
+    path = run / "state" / "pretrain.safetensors"
+    if path.exists() and state.about(path)["step"] == settings.pretrain.steps:
+        progress.say("Pretraining was finished before")
+    else:
+        loop.fit(store, settings, run, progress=progress)
+    judged = [e for e in runfolder.read_events(run) if e.get("event") == "watch"]
+    if judged:
+        progress.say(f"  watch      {judged[-1]['sentence']}")
+
+
+def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]:
+    """What the backbone of a run learned: agreement between views beside chance, its own start and pixels; components of tokens.
+
+    Writes observations/observe.json and observations/tokens.npz.
+    """
+    import numpy as np
+
+    from headwater.observe import portrait, watch
+    from headwater.train import loop, state
+
+    progress = progress or Silent()
+    run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
+    store, settings = _reopen(run)
+    initial = loop.assemble(settings, store)[0].backbone
+    trained = loop.assemble(settings, store)[0].backbone
+    trained.load_state_dict(state.under(state.read(run / "state" / "pretrain.safetensors"), "teacher.backbone."))
+    chosen = watch.chosen_from(store.split("train"), settings.seed)
+    arrays = [store.image(i) for i in chosen]
+    with progress.track("Observing", 2) as advance:
+        history = [e for e in runfolder.read_events(run) if e.get("event") == "watch"][1:-1]
+        found: dict[str, Any] = {"why": f"agreement needs {watch.FEWEST} scans, there are {len(arrays)}"}
+        if len(arrays) >= watch.FEWEST:
+            probe = watch.probe_views(arrays, settings.views.crop, trained.stride, seed=settings.seed)
+            found = portrait.compare(trained, initial, probe, history, settings.pretrain.objective, settings.precision)
+        advance(1)
+        shown = [store.image(i) for i in store.split("test")[:6]] + arrays
+        networks = {"final": trained, "initial": initial, "pixels": watch.Pixels(trained.stride)}
+        pictures, explained = portrait.pictures(networks, shown, trained.stride, settings.precision)
+        advance(1)
+    runfolder.write_whole(run / "observations" / "tokens.npz", lambda beside: np.savez_compressed(beside, **pictures))
+    found |= {"explained": explained["final"], "explained_by": explained}
+    runfolder.write_json(run / "observations" / "observe.json", found)
+    return found
+
+
+def adapt(run: Path | str, progress: Progress | None = None) -> dict[str, Any]:
+    """Scratch, frozen and fine-tuned at several label counts, with intervals. Returns the summary."""
+    from headwater.transfer import adapt as transfer
+
+    run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
+    store, settings = _reopen(run)
+    if not settings.adapt.counts:
+        raise InputError(f"{run} was made without masks to adapt with. Start a run with --labels MASKS.")
+    return transfer.run(store, settings, run / "adapt", run / "state" / "pretrain.safetensors", progress or Silent())
+
+
+def report(run: Path | str) -> Path:
+    """Writes the run's one offline page; returns its path."""
+    from headwater.report import conclusions, page
+
+    run = _existing(run, "passport.json", "headwater look SCANS --out RUN")
+    conclusions.write(run)
+    return page.render(run)
+
+
+def run(request: Request, progress: Progress | None = None, command: str = "") -> Path:
+    """The main job: look, pretrain, observe, adapt, report. Returns the path of the page."""
+    progress, started = progress or Silent(), time.monotonic()
+    folder, store = begin(request, progress)
+    settings = resolve(request, folder, store, progress)
+    _pretrain(folder, store, settings, progress)
+    observe(folder, progress)
+    if settings.adapt.counts:
+        adapt(folder, progress)
+    note_provenance(folder, settings, command, started)
+    return report(folder)
+
+
+def note_provenance(run: Path, settings: Settings, command: str, started: float) -> None:
+    """provenance.json: what is needed to repeat the run; minutes add up over resumed sittings."""
+    from headwater import provenance
+
+    provenance.write(run, settings, command, time.monotonic() - started)
+
+
+def _existing(run: Path | str, needed: str, remedy: str) -> Path:
+    run = Path(run)
+    if not (run / needed).exists():
+        raise InputError(f"{run} is not a run folder with {needed}. Make one with: {remedy}.")
+    return run
+
+
+def _reopen(run: Path) -> tuple[Any, Settings]:
+    from headwater.scans.store import Store
+
+    return Store.open(run / "store"), told.from_dict(Settings, runfolder.read_json(run / "settings.json"))

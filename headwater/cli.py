@@ -1,0 +1,209 @@
+"""The command line: one function per command; parses, calls, prints."""
+
+import contextlib
+import json as jsons
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from headwater import api, runfolder
+from headwater.errors import InputError
+from headwater.interrupt import Interrupted
+
+Scans = Annotated[Positional[Path], arg(metavar="SCANS", help="folder of scans")]
+Labels = Annotated[Path | None, arg(metavar="MASKS", help="folder of masks, named as their scans")]
+Out = Annotated[Path | None, arg(metavar="RUN", help="run folder (default: runs/NAME)")]
+Test = Annotated[Path | None, arg(metavar="FILE", help="names of subjects to keep for testing, one a line (default: a fifth, drawn)")]
+Budget = Annotated[float | None, arg(metavar="MINUTES", help="time to spend (default: 30)")]
+Seed = Annotated[int, arg(help="of everything random")]
+Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE", help="change lines of the plan, such as pretrain.batch=4 (settings.json has all)")]
+Json = Annotated[bool, arg(help="print the result as JSON, and nothing else")]
+Run = Annotated[Positional[Path], arg(metavar="RUN", help="run folder")]
+
+
+class Terminal:
+    """Words and bars for a person."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str = "") -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def track(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        """A bar with what is left; the last note stays beneath it."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        columns = (TextColumn("{task.description:<12}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        lasting = self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=False, disable=not lasting) as bars:
+            task = bars.add_task(label, total=total)
+            last = ""
+
+            def advance(count: int = 1, note: str = "") -> None:
+                nonlocal last
+                bars.advance(task, count)
+                if note and note != last:
+                    last = note
+                    bars.console.print(Text(f"  {note}", style="dim"))
+
+            yield advance
+
+
+class Quiet(Terminal):
+    """For --json: bars and words go to standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+def _listener(json: bool) -> Terminal:
+    return Quiet() if json else Terminal()
+
+
+def _finish(run: Path, page: Path, json: bool, listener: Terminal) -> None:
+    """The verdicts and where the page is."""
+    sentences = runfolder.read_json(run / "verdicts.json")["sentences"]
+    if json:
+        print(jsons.dumps({"run": str(run), "report": str(page), "verdicts": sentences}, indent=1))
+        return
+    listener.say("")
+    listener.say("What this means")
+    for sentence in sentences:
+        listener.say(f"  {sentence['text']}")
+        if sentence["detail"]:
+            listener.say(f"    {sentence['detail']}")
+    listener.say("")
+    listener.say(str(page))
+
+
+def run(scans: Scans, /, labels: Labels = None, out: Out = None, test: Test = None, budget: Budget = None, seed: Seed = 0, set: Set = (), json: Json = False) -> None:
+    """The main job: look, pretrain, observe, adapt, report."""
+    listener = _listener(json)
+    page = api.run(api.Request(scans, labels, out, test, budget, seed, set), listener, command=_command())
+    _finish(page.parent, page, json, listener)
+
+
+def look(scans: Scans, /, labels: Labels = None, test: Test = None, out: Out = None, seed: Seed = 0, json: Json = False) -> None:
+    """The data passport: what is here, what is broken, what it needs."""
+    listener = _listener(json)
+    passport = api.look(scans, labels, test=test, seed=seed, progress=listener)
+    if out is not None:
+        passport.save(out / "passport.json")
+    if json:
+        from dataclasses import asdict
+
+        print(jsons.dumps(runfolder.plain({**asdict(passport), "sentences": passport.sentences()}), indent=1))
+        return
+    for sentence in passport.sentences():
+        listener.say(f"  {sentence}")
+    for fault in passport.quarantine:
+        listener.say(f"  set aside: {fault['file']}: {fault['fault']}; {fault['remedy']}.")
+
+
+def pretrain(scans: Scans, /, labels: Labels = None, out: Out = None, test: Test = None, budget: Budget = None, seed: Seed = 0, set: Set = (), json: Json = False) -> None:
+    """A backbone, with the watch on. Masks, if given, are kept for `adapt`."""
+    listener = _listener(json)
+    folder = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener)
+    watched = [e for e in runfolder.read_events(folder) if e.get("event") == "watch"]
+    if json:
+        print(jsons.dumps({"run": str(folder), "watch": watched[-1] if watched else None}, indent=1))
+    else:
+        listener.say(f"\n{folder / 'state' / 'pretrain.safetensors'}")
+
+
+def observe(run: Run, /, json: Json = False) -> None:
+    """What a run's backbone learned: agreement, chance, its own start; components."""
+    listener = _listener(json)
+    found = api.observe(run, listener)
+    if json:
+        print(jsons.dumps(runfolder.plain(found), indent=1))
+        return
+    for level in ("pooled", "dense"):
+        for name in ("final", "initial", "pixels"):
+            if name in found:
+                seen = found[name][level]
+                listener.say(f"  {level:<7} {name:<8} agreement {seen['reliability']:.3f} (chance {seen['null95']:.3f})   directions {seen['rank']:.1f}")
+    listener.say(f"\n{found.get('verdict', {}).get('sentence') or found.get('why', '')}")
+
+
+def adapt(run: Run, /, json: Json = False) -> None:
+    """Scratch, frozen and fine-tuned at several label counts, with intervals."""
+    listener = _listener(json)
+    summary = api.adapt(run, listener)
+    if json:
+        print(jsons.dumps(runfolder.plain(summary), indent=1))
+        return
+    for row in summary["table"]:
+        listener.say(f"  {row['count']:>3} labels  {row['arm']:<11} Dice {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
+    for gain in summary["gains"]:
+        listener.say(f"  {gain['sentence']}")
+
+
+def report(run: Run, /, json: Json = False) -> None:
+    """One offline HTML file."""
+    _finish(run, api.report(run), json, _listener(json))
+
+
+def demo(out: Annotated[Path, arg(metavar="RUN", help="where to put phantoms and run")] = Path("headwater-demo"), budget: Annotated[float, arg(metavar="MINUTES")] = 3.0,
+         seed: Seed = 0, json: Json = False) -> None:
+    """The main job on built-in phantoms: a few CPU minutes."""
+    from headwater.scans.phantom import write
+
+    listener = _listener(json)
+    if not (out / "scans" / "dataset.json").exists():
+        listener.say("Making 48 phantoms: two made-up scanners, three structures")
+        write(out / "scans", 48, (32, 40, 32), seed)
+    request = api.Request(out / "scans" / "images", out / "scans" / "labels", out / "run", None, budget, seed, ("adapt.counts=1,4",))
+    page = api.run(request, listener, command=_command())
+    _finish(page.parent, page, json, listener)
+
+
+def doctor(json: Json = False) -> None:
+    """What this machine can do."""
+    from dataclasses import asdict
+
+    from headwater.device import machine
+    from headwater.provenance import versions
+
+    found = {**asdict(machine()), **versions()}
+    print(jsons.dumps(runfolder.plain(found), indent=1) if json else "\n".join(f"  {name:<14} {value}" for name, value in found.items()))
+
+
+COMMANDS = {f.__name__: f for f in (run, look, pretrain, observe, adapt, report, demo, doctor)}
+
+
+def _command() -> str:
+    return shlex.join(["headwater", *sys.argv[1:]])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command; a user's mistake is one sentence and exit code 2, a wish to stop is 130."""
+    app = tyro.extras.SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(command, name=name)
+    try:
+        app.cli(prog="headwater", description="Pretrain on your own scans. Watch every token. Know whether it was worth it.", args=arguments)
+    except InputError as fault:
+        print(fault, file=sys.stderr)
+        sys.exit(2)
+    except (Interrupted, KeyboardInterrupt) as wish:
+        print(f"\n{wish or 'Stopped'}. The same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        sys.exit(1)

@@ -1,0 +1,43 @@
+"""What this machine can do, and what a run should use of it."""
+
+import os
+import platform
+import resource
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores, memory in GiB, accelerator if any, and whether bfloat16 pays here."""
+
+    cores: int
+    memory: float
+    accelerator: str
+    bf16: bool
+    system: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return torch.device("cuda" if self.accelerator else "cpu")
+
+
+def machine() -> Machine:
+    """Looks at this machine."""
+    cuda = torch.cuda.is_available()
+    bf16 = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else float("nan")
+    return Machine(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, memory,
+                   torch.cuda.get_device_name() if cuda else "", bool(bf16), f"{platform.system()} {platform.machine()}")
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Mixed precision for the forward pass: bf16 or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def peak_memory() -> float:
+    """The most resident memory this process has used, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

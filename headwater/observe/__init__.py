@@ -1,0 +1,1 @@
+"""Tensors in, numbers out, each with its chance level."""

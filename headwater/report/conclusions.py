@@ -1,0 +1,99 @@
+"""From a run's numbers to the few sentences that matter, each with its evidence."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from headwater import runfolder
+from headwater.report.record import mapping, number, rows
+
+
+def write(run: Path) -> list[dict[str, str]]:
+    """Reads what the run has so far and writes verdicts.json; returns the sentences."""
+    found = watched(_read(run / "observations" / "observe.json"))
+    found += worth(_read(run / "adapt" / "summary.json"))
+    found += set_aside(_read(run / "passport.json"))
+    runfolder.write_json(run / "verdicts.json", {"sentences": found})
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return mapping(runfolder.read_json(path)) if path.exists() else {}
+
+
+def watched(observed: dict[str, Any]) -> list[dict[str, str]]:
+    """Are the features stable and not random?"""
+    verdict = mapping(observed.get("verdict"))
+    if not verdict:
+        return [{"text": "The backbone was not watched.", "detail": str(observed["why"]), "evidence": "training"}] if "why" in observed else []
+    opening, colon, numbers = str(verdict.get("sentence", "")).partition(": ")
+    return [{"text": f"{opening}." if colon else opening, "detail": numbers, "evidence": "training"}]
+
+
+def worth(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """Was pretraining worth it, and how good are the masks?"""
+    gains = [g for g in rows(summary.get("gains")) if g.get("arm") == "fine-tuned"]
+    if not gains:
+        return []
+    clear = {sign: [g for g in gains if sign * number(g["low" if sign > 0 else "high"]) > 0] for sign in (1, -1)}
+    told = "; ".join(f"{g['count']}: {_points(g)}" for g in gains)
+    detail = f"Dice points, fine-tuned minus scratch, by number of labels: {told}."
+    found = []
+    if clear[1]:
+        text = f"Pretraining is worth it at {_labels(clear[1])}: {_points(max(clear[1], key=lambda g: g['gain']))} Dice at best."
+        rest = [g for g in gains if g not in clear[1] and g not in clear[-1]]
+        text += f" At {_labels(rest)}: no evidence of a gain." if rest else ""
+        found.append({"text": text, "detail": detail, "evidence": "labels"})
+    elif not clear[-1]:
+        found.append({"text": "No evidence that pretraining is worth it on these scans at this budget.", "detail": detail, "evidence": "labels"})
+    if clear[-1]:
+        text = f"Pretraining costs accuracy at {_labels(clear[-1])}: {_points(min(clear[-1], key=lambda g: g['gain']))} Dice."
+        found.append({"text": text + (" Do not use it there." if clear[1] else " Do not pretrain on these scans at this budget."), "detail": detail, "evidence": "labels"})
+    return found + saved(summary, clear[1]) + [best(summary)]
+
+
+def saved(summary: dict[str, Any], clear: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """"4 labels do what 9 do from scratch": read off the scratch curve, linear in log2 of the count; only where the gain is clear."""
+    curve = sorted((int(r["count"]), number(r["mean"])) for r in rows(summary.get("table")) if r.get("arm") == "scratch")
+    tuned = {int(r["count"]): number(r["mean"]) for r in rows(summary.get("table")) if r.get("arm") == "fine-tuned"}
+    for gain in sorted(clear, key=lambda g: -number(g["gain"])):
+        count = int(gain["count"])
+        reached = tuned.get(count, math.nan)
+        for (low, a), (high, b) in zip(curve, curve[1:], strict=False):
+            if low >= count and a < reached <= b:
+                equal = round(2 ** (math.log2(low) + (reached - a) / (b - a) * (math.log2(high) - math.log2(low))))
+                if equal > count:
+                    text = f"{count} label{'s' * (count > 1)} with this backbone do what about {equal} do from scratch."
+                    return [{"text": text, "detail": f"Read off the mean of the scratch curve at a Dice of {reached:.3f}.", "evidence": "labels"}]
+    return []
+
+
+def best(summary: dict[str, Any]) -> dict[str, str]:
+    """How good the masks get."""
+    table = [r for r in rows(summary.get("table")) if math.isfinite(number(r.get("mean")))]
+    row = max(table, key=lambda r: number(r["mean"]))
+    parts = ", ".join(f"{name} {number(value):.3f}" for name, value in mapping(row.get("per_structure")).items())
+    few = [r for r in table if r["count"] == min(4, max(int(r["count"]) for r in table))]
+    middle = max(few, key=lambda r: number(r["mean"])) if few else row
+    text = f"Mean Dice {number(middle['mean']):.3f} with {middle['count']} label{'s' * (middle['count'] > 1)} ({middle['arm']}), {number(row['mean']):.3f} with {row['count']} ({row['arm']})."
+    detail = f"{summary.get('test_subjects')} held-out subjects, {summary.get('draws')} draws of labels; best: {parts}."
+    return {"text": text, "detail": detail, "evidence": "labels"}
+
+
+def set_aside(passport: dict[str, Any]) -> list[dict[str, str]]:
+    """What was left out of the run."""
+    aside = rows(passport.get("quarantine"))
+    if not aside:
+        return []
+    named = "; ".join(f"{q.get('file')}: {q.get('fault')}" for q in aside[:3]) + ("; ..." if len(aside) > 3 else "")
+    return [{"text": f"{len(aside)} file{'s were' if len(aside) > 1 else ' was'} set aside.", "detail": named, "evidence": "data"}]
+
+
+def _points(gain: dict[str, Any]) -> str:
+    return f"{100 * number(gain['gain']):+.1f} [{100 * number(gain['low']):.1f}, {100 * number(gain['high']):.1f}]"
+
+
+def _labels(gains: list[dict[str, Any]]) -> str:
+    counts = [str(g["count"]) for g in gains]
+    words = counts[0] if len(counts) == 1 else f"{', '.join(counts[:-1])} and {counts[-1]}"
+    return f"{words} label{'s' * (words != '1')}"

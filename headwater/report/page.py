@@ -1,0 +1,251 @@
+"""The report: one HTML file that explains a run, needs no network and asks for nothing."""
+
+import base64
+import hashlib
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from markupsafe import Markup
+
+from headwater.report import figures, gallery
+from headwater.report.charts import short
+from headwater.report.record import Record, mapping, number, numbers, read, rows
+from headwater.runfolder import write_text
+
+ASSETS = Path(__file__).parent / "assets"
+SECTIONS = {
+    "data": ("Data", "headwater look"),
+    "training": ("Training", "headwater pretrain"),
+    "tokens": ("Tokens", "headwater observe"),
+    "labels": ("Few labels", "headwater adapt"),
+    "provenance": ("Provenance", "headwater run"),
+}
+KINDS = {
+    "copy": "duplicate", "dimension": "of another kind than the rest", "nan": "with voxels that are not finite",
+    "mask": "mask unusable", "unpaired": "mask without a scan",
+}  # fmt: skip
+MOST_ROWS = 500
+
+
+def render(run: Path) -> Path:
+    """Writes report.html into a run folder, from the files that are there; a stage that is missing is said to be missing.
+
+    Returns: the page's path.
+    Raises:  InputError if the folder does not exist or is not a run.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    record = read(Path(run))
+    script = (ASSETS / "page.js").read_text(encoding="utf-8")
+    style = (ASSETS / "page.css").read_text(encoding="utf-8")
+    rules = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FileSystemLoader(ASSETS)
+    )
+    html = rules.get_template("page.html.jinja").render(
+        context(record), style=Markup(style), script=Markup(script), script_hash=_hash(script), sections=SECTIONS
+    )
+    return write_text(record.run / "report.html", html)
+
+
+def _hash(script: str) -> str:
+    """What lets this one script run on the page and no other."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def context(record: Record) -> dict[str, Any]:
+    """Everything the page's template asks for."""
+    hero, hero_words = gallery.hero(record)
+    title = record.run.resolve().name
+    return {
+        "title": title,
+        "facts": facts(record),
+        "verdicts": verdicts(record),
+        "hero": hero,
+        "hero_words": hero_words,
+        "faults": record.faults,
+        "data": data(record),
+        "training": training(record),
+        "tokens": tokens(record),
+        "labels": labels(record),
+        "provenance": provenance(record, title),
+    }
+
+
+def facts(record: Record) -> list[str]:
+    """The line under the run's name: scans, minutes, machine."""
+    entries, minutes = rows(record.passport.get("entries")), number(record.provenance.get("minutes"))
+    found = [f"{len(entries):,} scans of {len({str(entry.get('subject')) for entry in entries}):,} subjects"] if entries else []
+    found += [f"{minutes:,.0f} min"] if minutes >= 1 else []
+    return found + ([f"seed {short(number(record.provenance['seed']))}"] if "seed" in record.provenance else [])
+
+
+def verdicts(record: Record) -> list[dict[str, str]]:
+    """The sentences of the first screen, each with the section that carries its evidence."""
+    found = []
+    for sentence in record.verdicts:
+        place = str(sentence.get("evidence"))
+        place = place if place in SECTIONS else "provenance"
+        found.append({"text": str(sentence.get("text") or ""), "detail": str(sentence.get("detail") or ""), "place": place})
+    return [sentence for sentence in found if sentence["text"]]
+
+
+def _measure(values: Any, unit: str) -> str:
+    """1 × 1 × 1 mm."""
+    found = numbers(values)
+    return f"{' × '.join(short(value) for value in found)} {unit}" if found else "unknown"
+
+
+def data(record: Record) -> dict[str, Any] | None:
+    """What was found, what was set aside and why, how large it is; None before the look."""
+    passport = record.passport
+    if not passport:
+        return None
+    entries, aside = rows(passport.get("entries")), rows(passport.get("quarantine"))
+    masked = [entry for entry in entries if entry.get("mask")]
+    said = passport.get("sentences")
+    held = {str(entry.get("subject")) for entry in entries if entry.get("split") == "test"}
+    table = [
+        ("scans", f"{len(entries):,}"),
+        ("subjects", f"{len({str(entry.get('subject')) for entry in entries}):,}"),
+        ("held out for the test", f"{len(held):,}"),
+        ("with a mask", f"{len(masked):,}"),
+        ("channels", short(number(passport.get("channels")))),
+        ("size, middle", _measure(passport.get("shape"), "voxels")),
+        ("spacing, middle", _measure(passport.get("spacing"), "mm")),
+        ("set aside", f"{len(aside):,}"),
+    ]
+    return {
+        "sentences": [str(text) for text in said] if isinstance(said, list) else [],
+        "table": table,
+        "aside": [tuple(str(row.get(key) or "") for key in ("file", "fault", "remedy")) for row in aside[:MOST_ROWS]],
+        "more_aside": max(0, len(aside) - MOST_ROWS),
+        "kinds": Counter(KINDS.get(str(row.get("kind")), str(row.get("kind") or "set aside")) for row in aside).most_common(),
+        "structures": _structures(passport, masked),
+        "figures": figures.sizes(record) + figures.intensity(record),
+    }
+
+
+def _structures(passport: dict[str, Any], masked: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(structure, masks that hold it, middle size in voxels) from the label counts of each mask."""
+    names, counts = mapping(passport.get("label_names")), {}
+    for entry in masked:
+        found = next((entry[key] for key in ("labels", "label_counts", "counts") if isinstance(entry.get(key), dict)), {})
+        for value, count in found.items():
+            if number(count) > 0 and number(value) != 0:
+                counts.setdefault(str(value), []).append(number(count))
+    keys = sorted({*names, *counts} - {"0"}, key=lambda key: (number(key), key))
+    called = {key: str(names.get(key, f"structure {key}")) for key in keys}
+    return [(called[key], f"{len(counts.get(key, [])):,}", f"{median(counts.get(key) or [0]):,.0f}") for key in keys]
+
+
+def training(record: Record) -> dict[str, Any] | None:
+    """How far it came, its curves and its last word; None before the first step."""
+    if not record.steps and not record.watches:
+        return None
+    last = record.steps[-1] if record.steps else {}
+    step, total = number(last.get("step")), number(last.get("of"))
+    return {
+        "done": f"{step:,.0f}" if step == step else "",
+        "total": f"{total:,.0f}" if total == total else "",
+        "whole": not step < total - 1,
+        "sentence": next((str(event["sentence"]) for event in reversed(record.watches) if event.get("sentence")), ""),
+        "losses": figures.losses(record),
+        "watch": figures.watch(record),
+    }
+
+
+def tokens(record: Record) -> dict[str, Any] | None:
+    """The verdict on the features, their numbers beside initial and pixels, and the pictures; None before observe."""
+    observed = record.observed
+    if not observed and not record.tokens:
+        return None
+    words, verdict = {"final": "trained", "initial": "untrained", "pixels": "pixels"}, mapping(observed.get("verdict"))
+    table = []
+    for level, where in figures.LEVELS.items():
+        for stage, name in words.items():
+            found = mapping(mapping(observed.get(stage)).get(level))
+            if found:
+                told = (("reliability", 2), ("null95", 2), ("rank", 0), ("spread", 2))
+                values = [f"{number(found.get(key)):.{digits}f}" for key, digits in told]
+                values = [value.replace("nan", "–").replace("-", "−") for value in values]
+                table.append((where, name, *values, f"{short(number(found.get('n')))} × {short(number(found.get('d')))}"))
+    state = str(verdict.get("state") or "unknown")
+    return {
+        "state": state,
+        "mood": {"healthy": "good", "collapsed": "bad", "random": "bad"}.get(state, "unsure"),
+        "sentence": str(verdict.get("sentence") or ""),
+        "table": table,
+        "explained": [f"{100 * value:.0f} %" for value in numbers(observed.get("explained"))[:3]],
+        "shift": short(number(observed.get("shift_voxels"))) if number(observed.get("shift_voxels")) > 0 else "",
+        "heads": [name for key, name in (("image", "scan"), *words.items()) if key in record.tokens],
+        "rows": gallery.token_rows(record),
+    }
+
+
+def labels(record: Record) -> dict[str, Any] | None:
+    """Learning curves, gains, their table and the segmentations; None before adapt."""
+    if not record.summary and not record.examples:
+        return None
+    scale = figures.points_of_dice(record)
+    gains = {
+        (number(row.get("count")), str(row.get("arm"))): figures.interval(row, "gain", scale)
+        for row in rows(record.summary.get("gains"))
+    }
+    table = rows(record.summary.get("table"))
+    structures = list(dict.fromkeys(name for row in table for name in mapping(row.get("per_structure"))))
+    lines = []
+    for row in sorted(table, key=lambda row: number(row.get("count"))):
+        arm = str(row.get("arm"))
+        mean, low, high = figures.interval(row, "mean", scale)
+        gain = gains.get((number(row.get("count")), arm))
+        bought = f"{gain[0]:+.1f} [{gain[1]:.1f}, {gain[2]:.1f}]".replace("-", "−") if gain and gain[0] == gain[0] else "–"
+        each = [number(mapping(row.get("per_structure")).get(name)) * scale for name in structures]
+        tone = figures.arms(record).get(arm, ("ink", ""))[0]
+        cells = (f"{mean:.1f} [{low:.1f}, {high:.1f}]", bought, *(f"{value:.1f}" for value in each))
+        lines.append((short(number(row.get("count"))), arm, tone, [cell.replace("nan", "–") for cell in cells]))
+    return {
+        "draws": short(number(record.summary.get("draws"))),
+        "subjects": short(number(record.summary.get("test_subjects"))),
+        "figures": figures.learning(record) + figures.gains(record),
+        "structures": structures,
+        "lines": lines,
+        "said": [sentence["text"] for sentence in verdicts(record) if sentence["place"] == "labels"],
+        "cases": gallery.cases(record),
+        "colours": _colours(record),
+    }
+
+
+def _colours(record: Record) -> list[tuple[str, str]]:
+    """The overlay's colour of each structure, by name."""
+    from headwater.report.pictures import STRUCTURES
+
+    names = list(mapping(record.passport.get("label_names")).items())
+    names = [str(name) for key, name in sorted(names, key=lambda pair: number(pair[0])) if number(key) != 0]
+    return [(name, "#{:02x}{:02x}{:02x}".format(*STRUCTURES[place % len(STRUCTURES)])) for place, name in enumerate(names)]
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value) rows."""
+    if isinstance(value, dict) and value:
+        return [row for key, inner in value.items() for row in flat(inner, f"{name}.{key}" if name else str(key))]
+    if isinstance(value, list):
+        return [(name, ", ".join(str(item) for item in value))]
+    return [(name, "none" if value is None else str(value))]
+
+
+def provenance(record: Record, title: str) -> dict[str, Any]:
+    """What is needed to do it again."""
+    found = record.provenance
+    command = found.get("command")
+    command = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
+    table = [(key, str(found[key])) for key in ("seed", "commit", "minutes") if found.get(key) is not None]
+    return {
+        "command": command,
+        "table": [("run", title), *table],
+        "machine": flat(mapping(found.get("machine"))) if found.get("machine") else [],
+        "versions": flat(mapping(found.get("versions"))) if found.get("versions") else [],
+        "plan": [tuple(str(line.get(key) or "") for key in ("name", "choice", "because")) for line in record.plan],
+        "settings": flat(record.settings)[:MOST_ROWS] if record.settings else [],
+    }

@@ -1,0 +1,75 @@
+"""The run folder as an interface: plain files, each complete or absent."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def plain(value: Any) -> Any:
+    """JSON's own types only; what is not finite becomes null, for JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (str, bool, int)) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
+    """Lets `write` fill a file beside `path`, then renames it: a reader sees all of it or none."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")  # numpy adds an ending of its own where there is none
+    try:
+        write(beside)
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """A whole UTF-8 file."""
+    return write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """A whole JSON file a person can read."""
+    return write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The file's value."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def append_event(folder: Path, event: dict[str, Any]) -> None:
+    """One line at the end of events.jsonl."""
+    with open(Path(folder) / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(plain(event), ensure_ascii=False) + "\n")
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of events.jsonl; a line torn by a kill is left out."""
+    path = Path(folder) / "events.jsonl"
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events

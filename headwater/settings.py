@@ -1,0 +1,155 @@
+"""Everything a run can be told, as values: frozen, nested, written whole into the run folder."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from headwater.errors import InputError
+
+
+@dataclass(frozen=True)
+class Views:
+    """How one scan becomes two views. Lengths in voxels of the prepared scans, angles in degrees."""
+
+    parent: tuple[int, ...] = ()  # the patch that both crops come from
+    crop: tuple[int, ...] = ()
+    overlap: tuple[float, float] = (0.4, 0.8)  # shared volume over crop volume
+    rotation: float = 15.0
+    scale: tuple[float, float] = (0.8, 1.25)
+    geometry: float = 0.5  # share of parents that are rotated and scaled
+    mirror: tuple[int, ...] = ()  # axes; none, since sides often carry meaning in anatomy
+    intensity: float = 1.0  # strength of intensity changes, 1 as published
+    mask_ratio: float = 0.75
+    mask_block: int = 1  # in tokens
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which network."""
+
+    family: str = "resenc"  # resenc | vit
+    size: str = "nano"  # nano | small | base | large
+    patch: int = 4  # vit only
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """How the backbone is trained without labels."""
+
+    objective: str = "cva"  # cva | mae
+    steps: int = 0  # 0: from the budget
+    batch: int = 8  # scans per step, two crops each
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05  # share of the steps
+    momentum: float = 0.995  # of the teacher
+    clip: float = 1.0  # gradient norm
+    watch: int = 20  # how often the watch looks, over the whole run
+    save: int = 100  # steps between states
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """How few labels are spent."""
+
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16)
+    draws: int = 0  # 0: from the budget
+    steps: int = 0  # 0: from the budget
+    batch: int = 2
+    patch: tuple[int, ...] = ()
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    clip: float = 1.0
+    rotation: float = 15.0
+    scale: tuple[float, float] = (0.85, 1.2)
+    geometry: float = 0.7
+    intensity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run."""
+
+    seed: int = 0
+    budget: float = 30.0  # minutes
+    precision: str = "auto"  # auto | fp32 | bf16
+    views: Views = field(default_factory=Views)
+    backbone: Backbone = field(default_factory=Backbone)
+    pretrain: Pretrain = field(default_factory=Pretrain)
+    adapt: Adapt = field(default_factory=Adapt)
+
+
+T = TypeVar("T")
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Nested plain values."""
+    return dataclasses.asdict(settings)
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The settings back from `to_dict`'s values or a settings.json.
+
+    Raises: InputError for a name that does not exist.
+    """
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise InputError(f"{kind.__name__} has no setting {unknown[0]!r}. It has: {', '.join(fields)}.")
+    made = {}
+    for name, value in values.items():
+        inner = fields[name].type
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            made[name] = from_dict(inner, value)
+        else:
+            made[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**made)
+
+
+def change(settings: Settings, assignment: str) -> Settings:
+    """`settings` with one line changed, as `--set pretrain.batch=4` says it.
+
+    Raises: InputError for an unknown name or a value of another type.
+    """
+    path, equals, text = assignment.partition("=")
+    if not equals:
+        raise InputError(f"--set {assignment}: expected name=value, such as --set pretrain.batch=4.")
+    return _change(settings, path.strip().split("."), text.strip(), assignment)
+
+
+def _change(node: Any, path: list[str], text: str, assignment: str) -> Any:
+    names = [f.name for f in dataclasses.fields(node)]
+    if path[0] not in names:
+        raise InputError(f"--set {assignment}: there is no setting {path[0]!r} here. There are: {', '.join(names)}.")
+    old = getattr(node, path[0])
+    if dataclasses.is_dataclass(old):
+        if len(path) == 1:
+            inner = ", ".join(f.name for f in dataclasses.fields(old))
+            raise InputError(f"--set {assignment}: {path[0]} has parts: {inner}. Name one, such as {path[0]}.{inner.split(', ')[0]}.")
+        return dataclasses.replace(node, **{path[0]: _change(old, path[1:], text, assignment)})
+    if len(path) > 1:
+        raise InputError(f"--set {assignment}: {path[0]} has no parts.")
+    return dataclasses.replace(node, **{path[0]: _value(old, text, assignment)})
+
+
+def _value(old: Any, text: str, assignment: str) -> Any:
+    """The text as a value of the old one's type."""
+    if isinstance(old, str):
+        return text
+    try:
+        value = json.loads(f"[{text.strip('[]()').rstrip(',')}]" if isinstance(old, tuple) else text)
+    except json.JSONDecodeError:
+        value = None
+    if isinstance(old, tuple):
+        numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        if numbers:
+            return tuple(value)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(old, float):
+            return float(value)
+        if isinstance(value, int):
+            return value
+    kind = {int: "a whole number", float: "a number", tuple: "numbers with commas between"}[type(old)]
+    raise InputError(f"--set {assignment}: expected {kind}, such as {assignment.partition('=')[0]}={json.dumps(old).strip('[]')}.")

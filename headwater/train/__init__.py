@@ -1,0 +1,1 @@
+"""Settings -> run folder: the loop, its state on disk, its schedule."""

@@ -1,0 +1,130 @@
+"""The pretraining loop: settings in, a trained backbone and its story out."""
+
+import copy
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from headwater import backbones, objectives, runfolder
+from headwater.device import autocast, machine
+from headwater.interrupt import Interrupted, wishes
+from headwater.objectives.network import Network
+from headwater.observe import watch
+from headwater.progress import Progress, Silent
+from headwater.scans.store import Store
+from headwater.settings import Settings
+from headwater.streams import numpy_stream, seeded
+from headwater.train import state
+from headwater.train.schedule import learning_rate
+from headwater.views.batch import Views, make_views
+
+
+def assemble(settings: Settings, store: Store) -> tuple[Network, objectives.Objective]:
+    """The student as it is before any training, and what it will be asked to do."""
+    chosen = settings.backbone
+    backbone = backbones.build(chosen.family, chosen.size, store.channels, store.ndim, chosen.patch, seed=settings.seed)
+    objective = objectives.build(settings.pretrain.objective)
+    with seeded(settings.seed, "heads"):
+        return Network(backbone, objective.heads(backbone)), objective
+
+
+def members(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Which of `count` scans a step sees: every scan once per epoch, each epoch in another order."""
+    places = range(step * batch, (step + 1) * batch)
+    orders = {epoch: numpy_stream(seed, "epoch", epoch).permutation(count) for epoch in {p // count for p in places}}
+    return [int(orders[p // count][p % count]) for p in places]
+
+
+def views_at(step: int, store: Store, chosen: list[int], settings: Settings, backbone: nn.Module) -> Views:
+    """The batch of a step: a function of settings and step alone."""
+    picked = [chosen[i] for i in members(step, settings.pretrain.batch, len(chosen), settings.seed)]
+    return make_views([store.image(i) for i in picked], settings.views, seed=settings.seed, step=step, stride=backbone.stride)
+
+
+def optimizer_for(network: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
+    """AdamW that does not decay biases, norms and single vectors."""
+    learned = [p for p in network.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in learned if p.ndim > 1], "weight_decay": decay}, {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), foreach=True)
+
+
+def step(student: Network, teacher: Network, objective: objectives.Objective, optimizer: torch.optim.Optimizer,
+         views: Views, rate: float, settings: Settings) -> dict[str, Any]:
+    """One training step; returns the loss and its parts."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with autocast(settings.precision, views.x.device):
+        loss, parts = objective(student, teacher, views)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(student.parameters(), settings.pretrain.clip)
+    if torch.isfinite(norm):  # a step that is not changes nothing, and its values show in the events
+        optimizer.step()
+        follow(teacher, student, settings.pretrain.momentum)
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": float(loss.detach()), "gradient": float(norm), "parts": {name: float(value) for name, value in parts.items()}}
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """The teacher's parameters and running statistics move a little towards the student's."""
+    pairs = [(t, s) for t, s in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)]
+    torch._foreach_lerp_([t for t, _ in pairs if t.is_floating_point()], [s for t, s in pairs if t.is_floating_point()], 1 - momentum)
+    for t, s in pairs:
+        if not t.is_floating_point():
+            t.copy_(s)
+
+
+def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | None = None, stop_at: int | None = None) -> Network:
+    """Pretrains on every scan that is not held out, or goes on where an earlier call was stopped.
+
+    Writes state/pretrain.safetensors (the newest state), events.jsonl (each step, each look of the watch).
+    Returns: the teacher, which is what later stages use.
+    Raises:  Interrupted after saving, when asked to stop (Ctrl-C, or `stop_at`, which tests use).
+    """
+    progress = progress or Silent()
+    device, steps, path = machine().device, settings.pretrain.steps, run / "state" / "pretrain.safetensors"
+    student, objective = assemble(settings, store)
+    student, teacher = student.to(device), copy.deepcopy(student).requires_grad_(False).to(device)
+    optimizer = optimizer_for(student, settings.pretrain.learning_rate, settings.pretrain.weight_decay)
+    modules = {"student": student, "teacher": teacher}
+    done = state.load(path, modules, optimizer) if path.exists() else 0
+    forget_after(run, done)
+    chosen = store.split("train")
+    eye = watch.Watch(store, chosen, settings, run, steps)
+    waited, started = 0.0, time.monotonic()
+    with ThreadPoolExecutor(1) as ahead, wishes() as stop, progress.track("Pretraining", steps) as advance:
+        advance(done)
+        if done == 0:
+            advance(0, eye.look(teacher.backbone, 0))
+        coming = ahead.submit(views_at, done, store, chosen, settings, student.backbone)
+        while done < steps:
+            asked = time.monotonic()
+            views = coming.result().to(device)
+            waited += time.monotonic() - asked
+            coming = ahead.submit(views_at, done + 1, store, chosen, settings, student.backbone)
+            rate = learning_rate(done, steps, settings.pretrain.learning_rate, settings.pretrain.warmup)
+            with seeded(settings.seed, "step", done):
+                values = step(student, teacher, objective, optimizer, views, rate, settings)
+            done += 1
+            runfolder.append_event(run, {"event": "step", "step": done, "of": steps, "rate": rate, "seconds": time.monotonic() - asked, **values})
+            advance(1, eye.look(teacher.backbone, done) if eye.due(done) else "")
+            stopping = stop() or done == stop_at
+            if done == steps or done % settings.pretrain.save == 0 or stopping:
+                state.save(path, done, modules, optimizer)
+            if stopping and done < steps:
+                raise Interrupted(f"pretraining stopped after step {done} of {steps}")
+    runfolder.append_event(run, {"event": "pretrained", "step": done, "waiting": waited / max(1e-9, time.monotonic() - started)})
+    return teacher
+
+
+def forget_after(run: Path, step: int) -> None:
+    """Drops events later than the state that is resumed: they will happen again."""
+    events = runfolder.read_events(run)
+    kept = [e for e in events if e.get("step", 0) <= step and not (step == 0 and e.get("event") == "watch")]
+    if len(kept) < len(events) or not (run / "events.jsonl").exists():
+        runfolder.write_text(run / "events.jsonl", "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))

@@ -1,0 +1,1 @@
+"""A backbone and few labels -> scores with intervals."""

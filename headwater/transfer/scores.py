@@ -1,0 +1,60 @@
+"""How good masks are, and how sure we are of a difference."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headwater.streams import numpy_stream
+
+
+def dice(prediction: Int[Tensor, "*S"], truth: Int[Tensor, "*S"], classes: int) -> Float[np.ndarray, " K"]:
+    """Dice of each structure (background left out), as MONAI defines it.
+
+    Returns: classes - 1 values in [0, 1]; nan where the truth has no such structure.
+    Source:  monai.metrics.compute_dice (ignore_empty).
+    """
+    from monai.metrics import compute_dice
+    from monai.networks.utils import one_hot
+
+    shown = [one_hot(mask[None, None], classes) for mask in (prediction, truth)]
+    return compute_dice(*shown, include_background=False)[0].numpy()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> int:
+        """1 when the whole interval lies above nought, -1 below, 0 when it holds nought or is unknown."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+
+def interval(values: Float[np.ndarray, "draws subjects"], seed: int, resamples: int = 4000) -> Interval:
+    """Mean over draws of labels and test subjects, both resampled.
+
+    Draws and subjects are crossed (every draw is scored on every subject), so rows and columns are resampled
+    independently: the pigeonhole bootstrap (Owen 2007), which errs on the wide side. Subjects scored nan are left out.
+    For a paired comparison pass the differences. With one draw only subjects are resampled, and nothing is
+    said about which labels were drawn; with one subject or none finite the interval is nan.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[:, np.isfinite(values).all(axis=0)]
+    draws, subjects = values.shape
+    if subjects == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    if subjects == 1:
+        return Interval(float(values.mean()), float("nan"), float("nan"))
+    rng = numpy_stream(seed, "bootstrap")
+    rows = rng.multinomial(draws, np.full(draws, 1 / draws), size=resamples) / draws
+    columns = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples) / subjects
+    means = np.einsum("rd,ds,rs->r", rows, values, columns)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))

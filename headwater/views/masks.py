@@ -1,0 +1,43 @@
+"""Which token cells a student sees."""
+
+from math import ceil, prod
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from headwater.errors import InputError
+
+
+def draw_masks(
+    rng: np.random.Generator, batch: int, grid: tuple[int, ...], ratio: float = 0.75, block: int = 1
+) -> Bool[Tensor, "B *G"]:
+    """True where a cell is kept: random blocks of `block` cells per axis, and the same number of cells in every sample.
+
+    round((1 - ratio) blocks) blocks stay. Where the grid is no multiple of the block, blocks at the high end are cut off and
+    the last block kept may be partial, so that the number of cells is still equal: round(cells * blocks kept / blocks).
+
+    Args:    grid: cells per axis; ratio: share that is masked, [0, 1); block: cells.
+    Raises:  InputError if a value is out of range or no cell would be kept.
+    """
+    if not 0 <= ratio < 1 or block < 1:
+        raise InputError(
+            f"Masking ratio {ratio} with blocks of {block} cells: use a ratio in [0, 1), such as 0.75, and blocks of 1 or more."
+        )
+    blocks_per_axis = [ceil(g / block) for g in grid]
+    blocks, cells = prod(blocks_per_axis), prod(grid)
+    kept = round((1 - ratio) * blocks)
+    if kept == 0:
+        at_most = int(1000 * (1 - 1 / blocks)) / 1000
+        raise InputError(
+            f"Masking ratio {ratio} keeps none of the {blocks} blocks of a {' x '.join(map(str, grid))} grid: "
+            f"use {at_most:g} or less, smaller blocks, or a larger crop."
+        )
+    index = np.meshgrid(*(np.arange(g) // block for g in grid), indexing="ij")
+    owner = np.ravel_multi_index(index, blocks_per_axis).ravel()  # (cells,) block of each cell
+    order = rng.permuted(np.tile(np.arange(blocks), (batch, 1)), axis=1)  # (B, blocks) rank of each block
+    chosen = np.argsort(order[:, owner], axis=1, kind="stable")[:, : round(cells * kept / blocks)]
+    keep = np.zeros((batch, cells), dtype=bool)
+    np.put_along_axis(keep, chosen, True, axis=1)
+    return torch.from_numpy(keep.reshape(batch, *grid))

@@ -1,0 +1,145 @@
+"""The passport: facts, what is set aside and why, and its sentences."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from headwater.errors import InputError
+from headwater.scans import Passport, look, read
+from headwater.scans.words import intensity_scales, label_names
+
+
+def test_facts_of_a_healthy_folder(pairs, tmp_path):
+    passport = look(*pairs)
+    assert (passport.ndim, passport.channels, passport.shape, passport.spacing) == (3, 1, (9, 10, 8), (1.0, 1.0, 1.0))
+    assert len(passport.entries) == 10 and not passport.quarantine
+    assert passport.label_names == {1: "structure 1", 4: "structure 4"}
+    entry = passport.entries[3]
+    array = read(pairs[0] / entry.path).array
+    assert entry.mean == pytest.approx(array.mean(), abs=1e-3) and entry.std == pytest.approx(array.std(), rel=1e-4)
+    assert (entry.p005, entry.p995) == pytest.approx(tuple(np.percentile(array, [0.5, 99.5])), rel=1e-5)
+    assert entry.labels == {0: 720 - 60, 1: 36, 4: 24} and entry.dtype == "float32" and entry.orientation == "RAS"
+    assert sum(e.split == "test" for e in passport.entries) == 2
+    passport.save(tmp_path / "passport.json")
+    assert Passport.load(tmp_path / "passport.json") == passport
+    assert json.loads((tmp_path / "passport.json").read_text())["sentences"] == passport.sentences()
+    assert look(*pairs) == passport
+
+
+def test_each_fault_is_set_aside_once(pairs, save):
+    scans, masks = pairs
+    data = (scans / "case_00.nii.gz").read_bytes()
+    (scans / "case_00.nii.gz").write_bytes(data[: len(data) * 6 // 10])
+    shutil.copy(scans / "case_01.nii.gz", scans / "again.nii.gz")
+    save(scans / "blank.nii.gz", np.full((9, 10, 8), 7, np.int16))
+    hole = np.random.default_rng(5).normal(size=(9, 10, 8)).astype(np.float32)
+    hole[0, 0, 0] = np.nan
+    save(scans / "hole.nii.gz", hole)
+    save(scans / "flat.nii.gz", np.random.default_rng(6).normal(size=(9, 10)).astype(np.float32))
+    save(scans / "multi.nii.gz", np.random.default_rng(7).normal(size=(9, 10, 8, 2)).astype(np.float32))
+    save(masks / "case_02.nii.gz", np.ones((9, 10, 7), np.uint8))
+    save(masks / "case_03.nii.gz", np.ones((9, 10, 8), np.uint8), affine=np.diag([1, 1, -1, 1.0]))
+    save(masks / "lonely.nii.gz", np.ones((9, 10, 8), np.uint8))
+    passport = look(scans, masks)
+    kinds = {fault["file"]: fault["kind"] for fault in passport.quarantine}
+    assert kinds == {
+        "case_00.nii.gz": "unreadable", "again.nii.gz": "copy", "blank.nii.gz": "blank", "hole.nii.gz": "nan",
+        "flat.nii.gz": "dimension", "multi.nii.gz": "dimension", "case_02.nii.gz": "mask", "case_03.nii.gz": "mask",
+        "lonely.nii.gz": "unpaired",
+    }  # fmt: skip
+    assert all(set(fault) == {"file", "fault", "remedy", "kind"} and all(fault.values()) for fault in passport.quarantine)
+    by_name = {e.path: e for e in passport.entries}
+    assert by_name["case_02.nii.gz"].mask is None and by_name["case_02.nii.gz"].split == "train"  # kept, without its mask
+    assert len(passport.entries) == 9 and sum(e.mask is not None for e in passport.entries) == 7
+    said = "\n".join(passport.sentences())
+    assert "1 duplicate (kept one of each)" in said and "case_00.nii.gz: it is cut off at" in said
+    assert "masks for 7 of 9 subjects" in said
+
+
+def test_held_out_names(pairs, tmp_path):
+    (tmp_path / "test.txt").write_text("case_03.nii.gz\ncase_05\n")
+    passport = look(*pairs, test=tmp_path / "test.txt")
+    assert {e.subject for e in passport.entries if e.split == "test"} == {"case_03", "case_05"}
+    assert passport == look(*pairs, test=["case_05", "case_03"]) and "(your list)" in passport.sentences()[-1]
+    with pytest.raises(InputError, match="case_99"):
+        look(*pairs, test=["case_03", "case_99"])
+    with pytest.raises(InputError, match="leave at least one"):
+        look(*pairs, test=[f"case_{i:02d}" for i in range(10)])
+
+
+def test_a_copy_never_leaks_from_test_to_train(pairs):
+    scans, masks = pairs
+    shutil.copy(scans / "case_07.nii.gz", scans / "aaa.nii.gz")
+    passport = look(scans, masks, test=["case_07"])
+    assert "aaa" not in passport.subjects and "case_07" in passport.subjects
+
+
+def test_test_set_is_drawn_among_labelled_subjects(pairs):
+    for i in range(2, 10):
+        (pairs[1] / f"case_{i:02d}.nii.gz").unlink()
+    passport = look(*pairs)
+    assert {e.subject for e in passport.entries if e.split == "test"} < {"case_00", "case_01"}
+
+
+def test_errors(pairs, save, tmp_path):
+    scans, masks = pairs
+    (tmp_path / "none").mkdir()
+    for folder, words in ((tmp_path / "none", "is empty"), (tmp_path / "gone", "does not exist")):
+        with pytest.raises(InputError, match=words):
+            look(folder)
+    save(tmp_path / "odd/x.nii.gz", np.ones((4, 4, 4), np.uint8))
+    with pytest.raises(InputError, match=r"x.nii.gz is blank"):
+        look(tmp_path / "odd")
+    with pytest.raises(InputError, match="No mask in .* has the name of a scan"):
+        look(scans, tmp_path / "odd")
+    for name in sorted(masks.iterdir())[1:]:
+        name.unlink()
+    with pytest.raises(InputError, match=r"Only one subject has a usable mask \(case_00\)"):
+        look(scans, masks)
+    save(masks / "case_00.nii.gz", np.ones((9, 10, 7), np.uint8))
+    with pytest.raises(InputError, match="Masks do not fit the scans: case_00.nii.gz is 9 x 10 x 7 .* 9 x 10 x 8; resample"):
+        look(scans, masks)
+    for i in range(3):
+        save(masks / f"case_{i:02d}.nii.gz", np.zeros((9, 10, 8), np.uint8))
+    with pytest.raises(InputError, match="All masks are empty"):
+        look(scans, masks)
+    (tmp_path / "p.json").write_text('{"root": 1}')
+    with pytest.raises(InputError, match="not a data passport"):
+        Passport.load(tmp_path / "p.json")
+
+
+def test_pictures_and_spacing(tmp_path, save):
+    for i in range(3):
+        array = np.random.default_rng(i).normal(size=(12, 14, 1)).astype(np.float32) * 10 ** (2 * i)
+        save(tmp_path / f"{i}.nii.gz", array, spacing=(0.5 * (i + 1), 0.5, 1.0))
+    passport = look(tmp_path)
+    assert passport.ndim == 2 and passport.spacing == (1.0, 0.5) and passport.label_names == {}
+    said = "\n".join(passport.sentences())
+    assert "3 images (NIfTI), 3 subjects, 1.0 x 0.5 mm, 12 x 14 voxels" in said and "no masks" in said
+    assert "2 of 3 scans resampled" in said and "three scales" in said
+
+
+def test_intensity_scales():
+    assert intensity_scales([90, 120, 650, 1300, 297_000, 500_000]) == 3
+    assert intensity_scales([1, 2, 50]) == 1 == intensity_scales([0.0]) and intensity_scales([1, 2, 300]) == 2
+
+
+def test_structures_are_named_by_dataset_json(tmp_path):
+    path = tmp_path / "dataset.json"
+    for labels in ({"0": "background", "1": "liver"}, {"background": 0, "liver": 1, "both": [1, 2]}):
+        path.write_text(json.dumps({"labels": labels}))
+        assert label_names([tmp_path / "gone", tmp_path])[1] == "liver"
+    path.write_text("[1]")
+    assert label_names([tmp_path]) == {}
+
+
+def test_hippocampus(hippocampus):
+    began = time.perf_counter()
+    passport = look(hippocampus / "images", hippocampus / "labels", test=hippocampus / "test.txt")
+    assert time.perf_counter() - began < 20  # 1.5 s on two idle cores
+    assert len(passport.entries) == 200 and sum(e.split == "test" for e in passport.entries) == 40
+    assert not passport.quarantine and set(passport.label_names) == {1, 2} and passport.shape == (35, 50, 35)
+    assert "intensity comes in three scales: normalised per scan" in passport.sentences()
