@@ -101,7 +101,7 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         from headwater.transfer import adapt
 
         here = machine()
-        settings = recipes.default(tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0)), bool(here.accelerator), here.bf16)
+        settings = recipes.default(tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0)), bool(here.accelerator))
         settings = replace(settings, seed=request.seed, **({"budget": request.budget} if request.budget else {}))
         for change in request.changes:
             settings = told.change(settings, change)

@@ -6,10 +6,10 @@ from math import ceil, prod
 from headwater.settings import Adapt, Backbone, Pretrain, Settings, Views
 
 
-def default(shape: tuple[int, ...], accelerated: bool, bf16: bool) -> Settings:
+def default(shape: tuple[int, ...], accelerated: bool) -> Settings:
     """Consistent view alignment with masked autoencoding on a residual encoder, sized for two cores or for one accelerator.
 
-    Args:    shape: median voxels of the prepared scans. accelerated: a GPU is there. bf16: it pays on this machine.
+    Args:    shape: median voxels of the prepared scans. accelerated: a GPU is there.
     Tried:   160 hippocampus volumes, two cores: README, "What it prints".
     """
     longest = (160 if accelerated else 64) if len(shape) == 3 else (512 if accelerated else 192)
@@ -19,7 +19,6 @@ def default(shape: tuple[int, ...], accelerated: bool, bf16: bool) -> Settings:
     patch = tuple(_multiple(min(n, longest), 8) for n in shape)
     voxels = 150_000 * (12 if accelerated else 1)  # per step, what keeps the machine busy without making it wait
     return Settings(
-        precision="bf16" if bf16 else "fp32",
         views=Views(parent=parent, crop=crop),
         backbone=Backbone(family="resenc", size="base" if accelerated else "nano"),
         pretrain=Pretrain(batch=min(32, max(4, round(voxels / prod(crop))))),

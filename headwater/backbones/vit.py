@@ -19,8 +19,8 @@ class ViT(Backbone):
     """
 
     def __init__(self, ndim: int, channels: int, width: int, depth: int, heads: int, patch: int = 4):
-        if patch < 1:
-            raise InputError(f"patch {patch} is not possible: use 4 or 8")
+        if patch < 1 or patch & (patch - 1):
+            raise InputError(f"patch {patch} is no power of two: use {min((2, 4, 8, 16), key=lambda p: abs(p - patch))}")
         super().__init__(ndim, channels, width, patch, [width], [patch])
         self.heads = heads
         self.embed = nn.Linear(channels * patch**ndim, width)

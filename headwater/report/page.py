@@ -240,7 +240,9 @@ def provenance(record: Record, title: str) -> dict[str, Any]:
     found = record.provenance
     command = found.get("command")
     command = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
-    table = [(key, str(found[key])) for key in ("seed", "commit", "minutes") if found.get(key) is not None]
+    table = [(key, str(found[key])) for key in ("seed", "commit") if found.get(key) is not None]
+    minutes = number(found.get("minutes"))
+    table += [("minutes", f"{minutes:,.1f}")] if minutes >= 0 else []
     return {
         "command": command,
         "table": [("run", title), *table],

@@ -174,6 +174,7 @@ def test_null_numbers_are_dashes_not_inventions(own):
     assert "–" in words and not re.search(r"\bnan\b", words)
 
 
+@pytest.mark.slow
 def test_a_great_run_stays_under_five_megabytes(own):
     rng = np.random.Generator(np.random.Philox(0))
     shape = (40, 512, 512)
