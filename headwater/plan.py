@@ -12,10 +12,10 @@ from headwater.runfolder import write_json
 from headwater.scans.store import Store
 from headwater.settings import Settings
 
-WARMING = 0.35  # share of the budget for pretraining when there are labels to spend the rest on
+WARMING = 0.3  # share of the budget for pretraining when there are labels to spend the rest on
 FEWEST, MOST = 40, 1000  # steps of one adaptation that are worth making
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
-MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
+MARGIN = 0.93  # of the budget is planned: reading, looking at features and writing the page need the rest
 
 
 @dataclass(frozen=True)

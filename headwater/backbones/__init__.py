@@ -15,7 +15,7 @@ __all__ = [
 
 FAMILIES = {
     "resenc": (ResEnc, {  # widths and blocks of the stages; from base on as nnU-Net's ResEnc M and L
-        "nano": ((16, 32, 64, 128), (1, 2, 2, 2)),
+        "nano": ((16, 32, 64, 128), (0, 1, 1, 1)),  # for two cores: full-resolution blocks cost most and gain least
         "small": ((32, 64, 128, 256), (1, 3, 4, 4)),
         "base": ((32, 64, 128, 256, 320), (1, 3, 4, 6, 6)),
         "large": ((32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6)),

@@ -19,13 +19,15 @@ class ResEnc(Backbone):
     enlarged to the token grid and concatenated, so D is the sum of the widths; pooled: every stage's mean over space, in
     float32. `keep` zeroes the voxels of the hidden cells.
 
-    Args:   widths, blocks: per stage. patch: token stride, a power of two up to twice the coarsest map's stride.
+    Args:   widths, blocks: per stage (the first may have none: the stem alone, for speed). patch: token stride, a power of two up to twice the coarsest map's stride.
     Source: topology of nnU-Net's ResEnc; token map and pooled vector of CVA (2509.13846), which pools to 16^3 instead.
     """
 
     def __init__(self, ndim: int, channels: int, widths: Sequence[int], blocks: Sequence[int], patch: int = 4):
         if len(widths) != len(blocks):
             raise InputError(f"{len(widths)} widths and {len(blocks)} block counts: give one of each per stage")
+        if min(blocks[1:], default=1) < 1 or blocks[0] < 0:
+            raise InputError(f"block counts {tuple(blocks)}: every stage after the first needs at least one")
         strides = [2**i for i in range(len(widths))]
         if patch not in (options := [*strides, 2 * strides[-1]]):
             raise InputError(f"patch {patch} is no stride of this network: use {min(options, key=lambda s: abs(s - patch))}")
@@ -33,7 +35,7 @@ class ResEnc(Backbone):
         self.stem = ConvNorm(ndim, channels, widths[0])
         entries = zip([widths[0], *widths], widths, blocks, strides, strict=False)
         self.stages = nn.ModuleList(
-            nn.Sequential(Residual(ndim, before, width, min(stride, 2)), *(Residual(ndim, width, width) for _ in range(n - 1)))
+            nn.Sequential(*(Residual(ndim, width if i else before, width, 1 if i else min(stride, 2)) for i in range(n)))
             for before, width, n, stride in entries
         )
 

@@ -27,7 +27,7 @@ def token_grid(backbone: nn.Module, array: np.ndarray, precision: str) -> Float[
     """Tokens of one whole scan (C, *S) on their grid, float32 on the CPU."""
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        features = backbone(torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float32)[None].to(device))
+        features = backbone(torch.from_numpy(array.astype(np.float32))[None].to(device))
     return features.tokens[0].float().cpu().unflatten(0, features.grid)
 
 
