@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-_PLACES = {name: "headwater.api" for name in ("Request", "adapt", "look", "observe", "pretrain", "report", "run")}
+_PLACES = {name: "headwater.api" for name in ("Request", "adapt", "look", "pretrain", "run")}
 _PLACES |= {"InputError": "headwater.errors", "Settings": "headwater.settings"}
 __all__ = sorted(_PLACES)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from headwater import runfolder, settings as told
+from headwater import runfolder
+from headwater import settings as told
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.settings import Settings
@@ -27,15 +28,27 @@ class Request:
 
     def plain(self) -> dict[str, Any]:
         """As written into the run folder; two requests that are equal here belong to the same run."""
-        paths = {name: str(Path(value).resolve()) if value else None for name, value in (("scans", self.scans), ("labels", self.labels), ("test", self.test))}
+        paths = {
+            name: str(Path(value).resolve()) if value else None
+            for name, value in (("scans", self.scans), ("labels", self.labels), ("test", self.test))
+        }
         return {**paths, "budget": self.budget, "seed": self.seed, "changes": list(self.changes)}
 
 
-def look(scans: Path | str, labels: Path | str | None = None, *, test: Path | str | None = None, seed: int = 0, progress: Progress | None = None) -> Any:
+def look(
+    scans: Path | str,
+    labels: Path | str | None = None,
+    *,
+    test: Path | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Any:
     """The data passport of a folder of scans (scans.passport.Passport)."""
     from headwater.scans import passport
 
-    return passport.look(Path(scans), Path(labels) if labels else None, test=Path(test) if test else None, seed=seed, progress=progress or Silent())
+    return passport.look(
+        Path(scans), Path(labels) if labels else None, test=Path(test) if test else None, seed=seed, progress=progress or Silent()
+    )
 
 
 def folder_for(request: Request) -> Path:
@@ -45,10 +58,12 @@ def folder_for(request: Request) -> Path:
     """
     if request.out is not None:
         if not _ours(request.out, request):
-            raise InputError(f"{request.out} holds something else (another run, or files that are not a run). Choose another --out, or remove it.")
+            raise InputError(
+                f"{request.out} holds something else (another run, or other files). Choose another --out, or remove it."
+            )
         return request.out
-    scans = Path(request.scans).resolve()
-    name = scans.parent.name if scans.name.lower() in GENERIC and scans.parent.name else scans.name
+    typed = Path(request.scans)
+    name = typed.parent.name if typed.name.lower() in GENERIC and typed.parent.name not in ("", "..") else typed.resolve().name
     number = 1
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -61,6 +76,8 @@ def _ours(folder: Path, request: Request) -> bool:
     """Whether the folder is free or holds this very request."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return True
+    if not (folder / "settings.json").exists() and (folder / "passport.json").exists():
+        return True  # looked at, not begun
     return (folder / "request.json").exists() and runfolder.read_json(folder / "request.json") == runfolder.plain(request.plain())
 
 
@@ -72,8 +89,9 @@ def begin(request: Request, progress: Progress) -> tuple[Path, Any]:
     for name, path in (("scans", request.scans), ("labels", request.labels), ("test", request.test)):
         if path is not None and not Path(path).exists():
             raise InputError(f"{path} does not exist (given as {name}). Check the path.")
+    wanted(request)
     run = folder_for(request)
-    if (run / "passport.json").exists():
+    if (run / "settings.json").exists():
         passport = Passport.load(run / "passport.json")
     else:
         progress.say(f"Looking at {request.scans}")
@@ -86,8 +104,19 @@ def begin(request: Request, progress: Progress) -> tuple[Path, Any]:
     return run, store.prepare(passport, run / "store", progress=progress)
 
 
+def wanted(request: Request, recipe: Settings | None = None) -> Settings:
+    """The recipe with what the user changed. Raises InputError for a change that makes no sense."""
+    settings = replace(
+        recipe or Settings(), seed=request.seed, **({} if request.budget is None else {"budget": float(request.budget)})
+    )
+    for change in request.changes:
+        settings = told.change(settings, change)
+    told.check(settings)
+    return settings
+
+
 def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Settings:
-    """The settings of the run: the recipe, the user's changes, then steps and draws from a measured step. Written once, read ever after."""
+    """The settings of the run: the recipe, the user's changes, steps and draws from a measured step. Written once, then read."""
     if (run / "settings.json").exists():
         settings = told.from_dict(Settings, runfolder.read_json(run / "settings.json"))
         rows = runfolder.read_json(run / "plan.json")["lines"]
@@ -101,10 +130,8 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         from headwater.transfer import adapt
 
         here = machine()
-        settings = recipes.default(tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0)), bool(here.accelerator))
-        settings = replace(settings, seed=request.seed, **({"budget": request.budget} if request.budget else {}))
-        for change in request.changes:
-            settings = told.change(settings, change)
+        shape = tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0))
+        settings = wanted(request, recipes.default(shape, bool(here.accelerator)))
         labelled, tests = adapt.trainable(store), adapt.testable(store)
         costs = plan.measure(store, settings, labelled if tests else [])
         settings = plan.spend(settings, costs, len(labelled), len(tests))
@@ -152,6 +179,7 @@ def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]
 
     from headwater.observe import portrait, watch
     from headwater.train import loop, state
+    from headwater.transfer.examples import central, picture_size
 
     progress = progress or Silent()
     run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
@@ -168,9 +196,11 @@ def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]
             probe = watch.probe_views(arrays, settings.views.crop, trained.stride, seed=settings.seed)
             found = portrait.compare(trained, initial, probe, history, settings.pretrain.objective, settings.precision)
         advance(1)
-        shown = [store.image(i) for i in store.split("test")[:6]] + arrays
+        shown = store.split("test")[:6]
+        planes = [central(store.label(i) if i in store.labelled else None, store.shape(i)) for i in shown]
+        shown = [store.image(i) for i in shown] + arrays
         networks = {"final": trained, "initial": initial, "pixels": watch.Pixels(trained.stride)}
-        pictures, explained = portrait.pictures(networks, shown, trained.stride, settings.precision)
+        pictures, explained = portrait.pictures(networks, shown, trained.stride, settings.precision, planes, picture_size(store))
         advance(1)
     runfolder.write_whole(run / "observations" / "tokens.npz", lambda beside: np.savez_compressed(beside, **pictures))
     found |= {"explained": explained["final"], "explained_by": explained}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -19,10 +19,16 @@ from headwater.interrupt import Interrupted
 Scans = Annotated[Positional[Path], arg(metavar="SCANS", help="folder of scans")]
 Labels = Annotated[Path | None, arg(metavar="MASKS", help="folder of masks, named as their scans")]
 Out = Annotated[Path | None, arg(metavar="RUN", help="run folder (default: runs/NAME)")]
-Test = Annotated[Path | None, arg(metavar="FILE", help="names of subjects to keep for testing, one a line (default: a fifth, drawn)")]
+Test = Annotated[
+    Path | None, arg(metavar="FILE", help="names of subjects to keep for testing, one a line (default: a fifth, drawn)")
+]
 Budget = Annotated[float | None, arg(metavar="MINUTES", help="time to spend (default: 30)")]
 Seed = Annotated[int, arg(help="of everything random")]
-Set = Annotated[tuple[str, ...], UseAppendAction, arg(name="set", metavar="NAME=VALUE", help="change lines of the plan, such as pretrain.batch=4 (settings.json has all)")]
+Set = Annotated[
+    tuple[str, ...],
+    UseAppendAction,
+    arg(name="set", metavar="NAME=VALUE", help="change lines of the plan, such as pretrain.batch=4 (settings.json has all)"),
+]
 Json = Annotated[bool, arg(help="print the result as JSON, and nothing else")]
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="run folder")]
 
@@ -45,7 +51,14 @@ class Terminal:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.text import Text
 
-        columns = (TextColumn("{task.description:<12}"), BarColumn(28), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:<12}"),
+            BarColumn(28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         lasting = self.console.is_terminal
         with Progress(*columns, console=self.console, transient=False, disable=not lasting) as bars:
             task = bars.add_task(label, total=total)
@@ -90,7 +103,17 @@ def _finish(run: Path, page: Path, json: bool, listener: Terminal) -> None:
     listener.say(str(page))
 
 
-def run(scans: Scans, /, labels: Labels = None, out: Out = None, test: Test = None, budget: Budget = None, seed: Seed = 0, set: Set = (), json: Json = False) -> None:
+def run(
+    scans: Scans,
+    /,
+    labels: Labels = None,
+    out: Out = None,
+    test: Test = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    set: Set = (),
+    json: Json = False,
+) -> None:
     """The main job: look, pretrain, observe, adapt, report."""
     listener = _listener(json)
     page = api.run(api.Request(scans, labels, out, test, budget, seed, set), listener, command=_command())
@@ -102,6 +125,8 @@ def look(scans: Scans, /, labels: Labels = None, test: Test = None, out: Out = N
     listener = _listener(json)
     passport = api.look(scans, labels, test=test, seed=seed, progress=listener)
     if out is not None:
+        if (out / "settings.json").exists():
+            raise InputError(f"{out} holds a run. Choose another --out for the passport.")
         passport.save(out / "passport.json")
     if json:
         from dataclasses import asdict
@@ -114,7 +139,17 @@ def look(scans: Scans, /, labels: Labels = None, test: Test = None, out: Out = N
         listener.say(f"  set aside: {fault['file']}: {fault['fault']}; {fault['remedy']}.")
 
 
-def pretrain(scans: Scans, /, labels: Labels = None, out: Out = None, test: Test = None, budget: Budget = None, seed: Seed = 0, set: Set = (), json: Json = False) -> None:
+def pretrain(
+    scans: Scans,
+    /,
+    labels: Labels = None,
+    out: Out = None,
+    test: Test = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    set: Set = (),
+    json: Json = False,
+) -> None:
     """A backbone, with the watch on. Masks, if given, are kept for `adapt`."""
     listener = _listener(json)
     folder = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener)
@@ -136,13 +171,27 @@ def observe(run: Run, /, json: Json = False) -> None:
         for name in ("final", "initial", "pixels"):
             if name in found:
                 seen = found[name][level]
-                listener.say(f"  {level:<7} {name:<8} agreement {seen['reliability']:.3f} (chance {seen['null95']:.3f})   directions {seen['rank']:.1f}")
+                beside = f"agreement {seen['reliability']:.3f} (chance {seen['null95']:.3f})   directions {seen['rank']:.1f}"
+                listener.say(f"  {level:<7} {name:<8} {beside}")
     listener.say(f"\n{found.get('verdict', {}).get('sentence') or found.get('why', '')}")
 
 
-def adapt(run: Run, /, json: Json = False) -> None:
+def adapt(
+    scans: Annotated[Positional[Path], arg(metavar="SCANS|RUN", help="folder of scans, or a run folder")],
+    /,
+    labels: Labels = None,
+    out: Out = None,
+    test: Test = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    set: Set = (),
+    json: Json = False,
+) -> None:
     """Scratch, frozen and fine-tuned at several label counts, with intervals."""
     listener = _listener(json)
+    run = scans
+    if not (scans / "settings.json").exists():
+        run = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener)
     summary = api.adapt(run, listener)
     if json:
         print(jsons.dumps(runfolder.plain(summary), indent=1))
@@ -158,8 +207,12 @@ def report(run: Run, /, json: Json = False) -> None:
     _finish(run, api.report(run), json, _listener(json))
 
 
-def demo(out: Annotated[Path, arg(metavar="RUN", help="where to put phantoms and run")] = Path("headwater-demo"), budget: Annotated[float, arg(metavar="MINUTES")] = 3.0,
-         seed: Seed = 0, json: Json = False) -> None:
+def demo(
+    out: Annotated[Path, arg(metavar="RUN", help="where to put phantoms and run")] = Path("headwater-demo"),
+    budget: Annotated[float, arg(metavar="MINUTES")] = 3.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
     """The main job on built-in phantoms: a few CPU minutes."""
     from headwater.scans.phantom import write
 
@@ -167,7 +220,9 @@ def demo(out: Annotated[Path, arg(metavar="RUN", help="where to put phantoms and
     if not (out / "scans" / "dataset.json").exists():
         listener.say("Making 48 phantoms: two made-up scanners, three structures")
         write(out / "scans", 48, (32, 40, 32), seed)
-    request = api.Request(out / "scans" / "images", out / "scans" / "labels", out / "run", None, budget, seed, ("adapt.counts=1,4",))
+    request = api.Request(
+        out / "scans" / "images", out / "scans" / "labels", out / "run", None, budget, seed, ("adapt.counts=1,4",)
+    )
     page = api.run(request, listener, command=_command())
     _finish(page.parent, page, json, listener)
 
@@ -180,7 +235,11 @@ def doctor(json: Json = False) -> None:
     from headwater.provenance import versions
 
     found = {**asdict(machine()), **versions()}
-    print(jsons.dumps(runfolder.plain(found), indent=1) if json else "\n".join(f"  {name:<14} {value}" for name, value in found.items()))
+    print(
+        jsons.dumps(runfolder.plain(found), indent=1)
+        if json
+        else "\n".join(f"  {name:<14} {value}" for name, value in found.items())
+    )
 
 
 COMMANDS = {f.__name__: f for f in (run, look, pretrain, observe, adapt, report, demo, doctor)}
@@ -196,7 +255,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name, command in COMMANDS.items():
         app.command(command, name=name)
     try:
-        app.cli(prog="headwater", description="Pretrain on your own scans. Watch every token. Know whether it was worth it.", args=arguments)
+        app.cli(
+            prog="headwater",
+            description="Pretrain on your own scans. Watch every token. Know whether it was worth it.",
+            args=arguments,
+        )
     except InputError as fault:
         print(fault, file=sys.stderr)
         sys.exit(2)

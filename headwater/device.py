@@ -29,8 +29,13 @@ def machine() -> Machine:
     cuda = torch.cuda.is_available()
     bf16 = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else float("nan")
-    return Machine(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, memory,
-                   torch.cuda.get_device_name() if cuda else "", bool(bf16), f"{platform.system()} {platform.machine()}")
+    return Machine(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory,
+        torch.cuda.get_device_name() if cuda else "",
+        bool(bf16),
+        f"{platform.system()} {platform.machine()}",
+    )
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

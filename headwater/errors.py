@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Something given from outside does not fit: says what, where, and how to fix it. The command line prints it and exits with 2."""
+    """Something from outside does not fit: says what, where, and how to fix it. The command line prints it and exits with 2."""

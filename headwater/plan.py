@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from headwater.device import Machine, peak_memory
 from headwater.errors import InputError
 from headwater.runfolder import write_json
 from headwater.scans.store import Store
-from headwater.settings import Settings
+from headwater.settings import Pretrain, Settings
 
 WARMING = 0.3  # share of the budget for pretraining when there are labels to spend the rest on
 FEWEST, MOST = 40, 1000  # steps of one adaptation that are worth making
+SHORTEST = 20  # steps of pretraining that are worth making
+LOOKING = 0.15  # share of pretraining that the watch may take
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
 MARGIN = 0.93  # of the budget is planned: reading, looking at features and writing the page need the rest
 
@@ -51,45 +55,59 @@ def measure(store: Store, settings: Settings, labelled: list[int]) -> Costs:
     student = student.to(device)
     teacher = copy.deepcopy(student).requires_grad_(False)
     optimizer = loop.optimizer_for(student, 0.0, 0.0)
-    views = loop.views_at(0, store, chosen, settings, student.backbone).to(device)
+
+    def step(precision: str) -> None:
+        views = loop.views_at(0, store, chosen, settings, student.backbone).to(device)
+        loop.step(student, teacher, objective, optimizer, views, 0.0, replace(settings, precision=precision))
+
     tried = {"auto": ["fp32", "bf16"] if machine().bf16 else ["fp32"]}.get(settings.precision, [settings.precision])
-    steps = {}
-    for precision in tried:
-        told = replace(settings, precision=precision)
-        steps[precision] = _seconds(lambda told=told: loop.step(student, teacher, objective, optimizer, views, 0.0, told), device)
-    settings = replace(settings, precision=min(steps, key=steps.get))
+    steps = {precision: _seconds(partial(step, precision), device) for precision in tried}
+    quickest = min(steps, key=lambda p: steps[p] * (1 if p == "fp32" else 1.1))  # bf16 has to pay for its rounding
+    settings = replace(settings, precision=quickest)
     few = [store.image(i) for i in chosen[:16]]
     look = 0.0
     if len(few) >= 8 and settings.pretrain.watch:
         probe = watch.probe_views(few, settings.views.crop, student.backbone.stride, seed=settings.seed)
-        look = _seconds(lambda: watch.measure(teacher.backbone, probe, precision=settings.precision), device, 1)
+        look = _seconds(lambda: watch.measure(teacher.backbone, probe, precision=settings.precision), device, 2)
         look *= min(watch.IMAGES, len(chosen)) / len(few)
     adapt, test = {}, 0.0
     if labelled:
         adapt, test = _adaptation(store, settings, labelled, device)
     del student, teacher, optimizer
-    return Costs(steps, settings.precision, look, adapt, test, peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**30)
+    return Costs(
+        steps,
+        settings.precision,
+        look,
+        adapt,
+        test,
+        peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**30,
+    )
 
 
 def _adaptation(store: Store, settings: Settings, labelled: list[int], device: Any) -> tuple[dict[str, float], float]:
     """Seconds of one step of each arm, and of predicting one scan."""
     from headwater.transfer import segment
 
-    images, masks = (t.to(device) for t in segment.batch_at(0, store, labelled[:1], settings, settings.seed))
-    costs = {}
+    costs: dict[str, float] = {}
     for arm in segment.ARMS:
         if arm == "fine-tuned":  # the same network as from scratch
             costs[arm] = costs["scratch"]
             continue
         network = segment.untrained(arm, store, settings).to(device)
         optimizer, criterion = segment.optimizer_for(network, 0.0, 0.0), segment.criterion()
-        costs[arm] = _seconds(lambda n=network, c=criterion, o=optimizer: segment.train_step(n, c, o, images, masks, 0.0, settings), device)
+
+        def step(network: Any = network, optimizer: Any = optimizer, criterion: Any = criterion) -> None:
+            images, masks = (t.to(device) for t in segment.batch_at(0, store, labelled[:1], settings, settings.seed))
+            segment.train_step(network, criterion, optimizer, images, masks, 0.0, settings)
+
+        costs[arm] = _seconds(step, device)
     image = store.image(labelled[0])
-    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device, 1)
+    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device, 2)
 
 
-def _seconds(work: Callable[[], Any], device: Any, repeats: int = 2) -> float:
-    """Of the last of some repeats."""
+def _seconds(work: Callable[[], Any], device: Any, repeats: int = 3) -> float:
+    """The quickest of some repeats: the first warms up, and another program can only slow the others."""
+    took = []
     for _ in range(repeats):
         started = time.monotonic()
         work()
@@ -97,7 +115,8 @@ def _seconds(work: Callable[[], Any], device: Any, repeats: int = 2) -> float:
             import torch
 
             torch.cuda.synchronize()
-    return time.monotonic() - started
+        took.append(time.monotonic() - started)
+    return min(took)
 
 
 def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settings:
@@ -105,45 +124,77 @@ def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settin
 
     Raises: InputError when the budget is too small for anything, with one that would do.
     """
-    seconds, settings = 60 * settings.budget * MARGIN, replace(settings, precision=costs.precision)
+    settings = replace(settings, precision=costs.precision)
     counts = tuple(c for c in settings.adapt.counts if c <= labelled) if costs.adapt else ()
-    looks = (settings.pretrain.watch + 2) * costs.look
-    training = max(0.0, (WARMING if counts else 1.0) * seconds - looks)
-    steps = settings.pretrain.steps or int(training / costs.pretrain)
-    if steps < 20:
-        least = (20 * costs.pretrain + looks) / (60 * MARGIN * (WARMING if counts else 1.0))
-        raise InputError(f"A budget of {settings.budget:g} minutes is too short for this machine: give at least --budget {least:.1f}.")
-    settings = replace(settings, pretrain=replace(settings.pretrain, steps=steps))
+    if costs.adapt and not counts:
+        raise InputError(
+            f"There are {labelled} labelled scans to learn from, fewer than any of the label counts {settings.adapt.counts}: "
+            f"give more masks, or --set adapt.counts=1,{labelled}."
+        )
+    seconds = 60 * settings.budget * MARGIN
+    settings = _pretraining(settings, costs, WARMING if counts else 1.0)
     if not counts:
         return replace(settings, adapt=replace(settings.adapt, counts=()))
-    left = seconds - steps * costs.pretrain - looks
-    per_step, scoring = sum(costs.adapt.values()), len(costs.adapt) * tests * costs.test
-    draws, each = settings.adapt.draws or DRAWS, settings.adapt.steps
+    return _adapting(settings, costs, counts, tests, seconds - _pretraining_seconds(settings, costs))
 
-    def affordable(draws: int, counts: tuple[int, ...]) -> int:
+
+def _pretraining_seconds(settings: Settings, costs: Costs) -> float:
+    return settings.pretrain.steps * costs.pretrain + (settings.pretrain.watch + 2) * costs.look
+
+
+def _pretraining(settings: Settings, costs: Costs, share: float) -> Settings:
+    """Steps and looks that fit a share of the budget; looks take at most LOOKING of it, unless set by hand."""
+    seconds, told = share * 60 * settings.budget * MARGIN, settings.pretrain
+    if told.watch == Pretrain().watch and costs.look:
+        told = replace(told, watch=max(2, min(told.watch, int(LOOKING * seconds / costs.look) - 2)))
+    looks = (told.watch + 2) * costs.look
+    steps = told.steps or int((seconds - looks) / costs.pretrain)
+    if steps < SHORTEST and not told.steps:
+        raise InputError(_too_short(settings, (SHORTEST * costs.pretrain + 4 * costs.look) / ((1 - LOOKING) * share)))
+    return replace(settings, pretrain=replace(told, steps=steps))
+
+
+def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: int, left: float) -> Settings:
+    """Steps, draws and label counts that fit what is left: fewer counts first, then fewer draws, never under FEWEST steps."""
+    told, per_step = settings.adapt, sum(costs.adapt.values())
+    scoring = len(costs.adapt) * tests * costs.test
+
+    def steps(draws: int, counts: tuple[int, ...]) -> int:
         return int((left / (draws * len(counts)) - scoring) / per_step)
 
-    while not each and affordable(draws, counts) < FEWEST and (len(counts) > 2 or draws > 1):
-        if len(counts) > 3 or draws == 1:
-            counts = (*counts[:-2], counts[-1]) if len(counts) > 2 else counts[-1:]
-        else:
-            draws -= 1
-    each = each or max(FEWEST, min(MOST, affordable(draws, counts)))
-    if not settings.adapt.draws:
-        while affordable(draws + 1, counts) >= each and draws < 10:
+    thinner = [counts] + [(*counts[: n - 1], counts[-1]) for n in range(len(counts) - 1, 1, -1)]
+    options = [(draws, c) for draws in ([told.draws] if told.draws else range(DRAWS, 0, -1)) for c in thinner]
+    options += [(options[-1][0], counts[:1])]
+    if told.steps:
+        draws, counts, each = options[0][0], counts, told.steps
+    else:
+        found = next(((d, c) for d, c in options if steps(d, c) >= FEWEST), None)
+        if found is None:
+            draws = options[-1][0]
+            raise InputError(_too_short(settings, (draws * (FEWEST * per_step + scoring)) / (1 - WARMING)))
+        draws, counts = found
+        while not told.draws and steps(draws + 1, counts) >= MOST and draws < 10:
             draws += 1
-    return replace(settings, adapt=replace(settings.adapt, counts=counts, draws=draws, steps=each))
+        each = min(MOST, steps(draws, counts))
+    return replace(settings, adapt=replace(told, counts=counts, draws=draws, steps=each))
+
+
+def _too_short(settings: Settings, needed: float) -> str:
+    least = ceil(10 * needed / (60 * MARGIN) + 0.5) / 10
+    return f"A budget of {settings.budget:g} minutes is too short for this machine: give at least --budget {least:.1f}."
 
 
 def minutes(settings: Settings, costs: Costs, tests: int) -> tuple[float, float]:
     """Expected minutes of pretraining and of adaptation."""
-    pretrain = settings.pretrain.steps * costs.pretrain + (settings.pretrain.watch + 2) * costs.look
+    pretrain = _pretraining_seconds(settings, costs)
     adapt = settings.adapt
     each = adapt.steps * sum(costs.adapt.values()) + len(costs.adapt) * tests * costs.test
     return pretrain / 60, len(adapt.counts) * adapt.draws * each / 60 if costs.adapt else 0.0
 
 
-def lines(settings: Settings, costs: Costs, store: Store, machine: Machine, tests: int, parameters: float) -> list[dict[str, str]]:
+def lines(
+    settings: Settings, costs: Costs, store: Store, machine: Machine, tests: int, parameters: float
+) -> list[dict[str, str]]:
     """What will be done and why, for the terminal, plan.json and the page."""
     pretraining, adapting = minutes(settings, costs, tests)
     chosen, view, adapt = settings.backbone, settings.views, settings.adapt
@@ -151,18 +202,39 @@ def lines(settings: Settings, costs: Costs, store: Store, machine: Machine, test
     kind = {"resenc": "residual encoder", "vit": "vision transformer"}[chosen.family]
     goal = {"cva": "consistent view alignment + masked autoencoding", "mae": "masked autoencoding"}[settings.pretrain.objective]
     rows = [
-        ("backbone", f"{kind}, {chosen.size}, {parameters:.1f} M parameters", f"{where}; a CNN is the safe start with few scans"
-         if chosen.family == "resenc" else f"{where}; asked for"),
-        ("views", f"two crops of {_by(view.crop)} voxels out of {_by(view.parent)}", f"scans are about {_by(_median(store))} voxels"),
-        ("pretrain", f"{goal}, {settings.pretrain.steps:,} steps of {settings.pretrain.batch} scans, {_minutes(pretraining)}",
-         f"one step took {costs.pretrain:.2f} s here"),
+        (
+            "backbone",
+            f"{kind}, {chosen.size}, {parameters:.1f} M parameters",
+            f"{where}; a CNN is the safe start with few scans" if chosen.family == "resenc" else f"{where}; asked for",
+        ),
+        (
+            "views",
+            f"two crops of {_by(view.crop)} voxels out of {_by(view.parent)}",
+            f"scans are about {_by(_median(store))} voxels",
+        ),
+        (
+            "pretrain",
+            f"{goal}, {settings.pretrain.steps:,} steps of {settings.pretrain.batch} scans, {_minutes(pretraining)}",
+            f"one step took {costs.pretrain:.2f} s here",
+        ),
     ]
     if adapt.counts:
         names = ", ".join(str(c) for c in adapt.counts)
-        rows.append(("adapt", f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each, {_minutes(adapting)}",
-                     f"{tests} subjects kept for testing; the budget is {settings.budget:g} min"))
+        rows.append(
+            (
+                "adapt",
+                f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each, {_minutes(adapting)}",
+                f"{tests} subjects kept for testing; the budget is {settings.budget:g} min",
+            )
+        )
     size = (store.images.nbytes + store.labels.nbytes) / 2**30
-    rows.append(("memory", f"{costs.memory:.1f} GiB", f"measured in the trial steps, {settings.precision}{_faster(costs)}; disk {size + 0.1:.1f} GiB"))
+    rows.append(
+        (
+            "memory",
+            f"{costs.memory:.1f} GiB",
+            f"measured in the trial steps, {settings.precision}{_faster(costs)}; disk {size + 0.1:.1f} GiB",
+        )
+    )
     done = time.strftime("%H:%M", time.localtime(time.time() + 60 * (pretraining + adapting) + 30))
     rows.append(("done", f"about {done}", f"{_minutes(pretraining + adapting)} of work"))
     return [{"name": name, "choice": choice, "because": because} for name, choice, because in rows]
@@ -170,7 +242,8 @@ def lines(settings: Settings, costs: Costs, store: Store, machine: Machine, test
 
 def _faster(costs: Costs) -> str:
     """How much the chosen precision gains over the other, if there was a choice."""
-    return f", {max(costs.steps.values()) / costs.pretrain:.1f}x faster than {max(costs.steps, key=costs.steps.get)} here" if len(costs.steps) > 1 else ""
+    others = {precision: seconds for precision, seconds in costs.steps.items() if precision != costs.precision}
+    return "".join(f" ({p} would take {s / costs.pretrain:.2f}x as long here)" for p, s in others.items())
 
 
 def save(run: Path, rows: list[dict[str, str]], costs: Costs) -> None:

@@ -18,11 +18,19 @@ def write(run: Path, settings: Settings, command: str, seconds: float) -> None:
     """provenance.json: command, versions, commit, machine, seed; minutes add up over the sittings of a resumed run."""
     path = run / "provenance.json"
     before = runfolder.read_json(path) if path.exists() else {}
-    runfolder.write_json(path, {
-        "command": command or before.get("command", ""), "versions": versions(), "commit": commit(), "machine": asdict(machine()), "seed": settings.seed,
-        "minutes": before.get("minutes", 0.0) + seconds / 60, "peak_memory_gib": max(before.get("peak_memory_gib", 0.0), peak_memory()),
-        "finished": time.strftime("%Y-%m-%d %H:%M"),
-    })
+    runfolder.write_json(
+        path,
+        {
+            "command": command or before.get("command", ""),
+            "versions": versions(),
+            "commit": commit(),
+            "machine": asdict(machine()),
+            "seed": settings.seed,
+            "minutes": before.get("minutes", 0.0) + seconds / 60,
+            "peak_memory_gib": max(before.get("peak_memory_gib", 0.0), peak_memory()),
+            "finished": time.strftime("%Y-%m-%d %H:%M"),
+        },
+    )
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,9 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a file beside `path`, then renames it: a reader sees all of it or none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part{path.suffix}")  # numpy adds an ending of its own where there is none
+    beside = path.with_name(
+        f".{path.name}.{os.getpid()}.part{path.suffix}"
+    )  # numpy adds an ending of its own where there is none
     try:
         write(beside)
         with open(beside, "rb+") as file:
@@ -57,8 +59,9 @@ def read_json(path: Path) -> Any:
 
 def append_event(folder: Path, event: dict[str, Any]) -> None:
     """One line at the end of events.jsonl."""
-    with open(Path(folder) / "events.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(plain(event), ensure_ascii=False) + "\n")
+    with open(Path(folder) / "events.jsonl", "ab+") as file:
+        torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+        file.write(("\n" if torn else "").encode() + json.dumps(plain(event), ensure_ascii=False).encode() + b"\n")
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -67,9 +70,10 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        events += [event] if isinstance(event, dict) else []
     return events

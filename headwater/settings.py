@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from headwater.errors import InputError
 
@@ -58,7 +59,7 @@ class Adapt:
     steps: int = 0  # 0: from the budget
     batch: int = 2
     patch: tuple[int, ...] = ()
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     weight_decay: float = 0.01
     warmup: float = 0.1
     clip: float = 1.0
@@ -111,31 +112,35 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 def change(settings: Settings, assignment: str) -> Settings:
     """`settings` with one line changed, as `--set pretrain.batch=4` says it.
 
-    Raises: InputError for an unknown name or a value of another type.
+    Raises: InputError for an unknown name, a value of another type, or one that cannot work.
     """
     path, equals, text = assignment.partition("=")
     if not equals:
         raise InputError(f"--set {assignment}: expected name=value, such as --set pretrain.batch=4.")
-    return _change(settings, path.strip().split("."), text.strip(), assignment)
+    changed = _change(settings, path.strip().split("."), text.strip(), assignment)
+    check(changed)
+    return changed
 
 
 def _change(node: Any, path: list[str], text: str, assignment: str) -> Any:
-    names = [f.name for f in dataclasses.fields(node)]
+    names = {f.name: f.type for f in dataclasses.fields(node)}
     if path[0] not in names:
         raise InputError(f"--set {assignment}: there is no setting {path[0]!r} here. There are: {', '.join(names)}.")
     old = getattr(node, path[0])
     if dataclasses.is_dataclass(old):
         if len(path) == 1:
             inner = ", ".join(f.name for f in dataclasses.fields(old))
-            raise InputError(f"--set {assignment}: {path[0]} has parts: {inner}. Name one, such as {path[0]}.{inner.split(', ')[0]}.")
+            raise InputError(
+                f"--set {assignment}: {path[0]} has parts: {inner}. Name one, such as {path[0]}.{inner.split(', ')[0]}."
+            )
         return dataclasses.replace(node, **{path[0]: _change(old, path[1:], text, assignment)})
     if len(path) > 1:
         raise InputError(f"--set {assignment}: {path[0]} has no parts.")
-    return dataclasses.replace(node, **{path[0]: _value(old, text, assignment)})
+    return dataclasses.replace(node, **{path[0]: _value(old, names[path[0]], text, assignment)})
 
 
-def _value(old: Any, text: str, assignment: str) -> Any:
-    """The text as a value of the old one's type."""
+def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
+    """The text as a value of the field's type; `old` serves as an example."""
     if isinstance(old, str):
         return text
     try:
@@ -143,13 +148,72 @@ def _value(old: Any, text: str, assignment: str) -> Any:
     except json.JSONDecodeError:
         value = None
     if isinstance(old, tuple):
-        numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-        if numbers:
-            return tuple(value)
+        inner = get_args(kind)[0]
+        allowed = (int,) if inner is int else (int, float)
+        if isinstance(value, list) and all(isinstance(v, allowed) and not isinstance(v, bool) for v in value):
+            return tuple(inner(v) for v in value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         if isinstance(old, float):
             return float(value)
         if isinstance(value, int):
             return value
-    kind = {int: "a whole number", float: "a number", tuple: "numbers with commas between"}[type(old)]
-    raise InputError(f"--set {assignment}: expected {kind}, such as {assignment.partition('=')[0]}={json.dumps(old).strip('[]')}.")
+    wanted = {int: "a whole number", float: "a number", tuple: "whole numbers with commas between"}[type(old)]
+    example = json.dumps(old or (16, 16, 16)).strip("[]") if isinstance(old, tuple) else old
+    raise InputError(
+        f"--set {assignment}: expected {wanted}, such as {assignment.partition("=")[0]}={example}."
+    )
+
+
+def check(settings: Settings) -> None:
+    """Raises InputError for the first value that cannot work."""
+    views, pretrain, adapt = settings.views, settings.pretrain, settings.adapt
+    whole = {
+        "pretrain.batch": (pretrain.batch,),
+        "adapt.batch": (adapt.batch,),
+        "pretrain.save": (pretrain.save,),
+        "backbone.patch": (settings.backbone.patch,),
+        "views.mask_block": (views.mask_block,),
+        "views.crop": views.crop,
+        "views.parent": views.parent,
+        "adapt.patch": adapt.patch,
+        "adapt.counts": adapt.counts,
+    }
+    for name, values in whole.items():
+        if any(not isinstance(v, int) or v < 1 for v in values):
+            raise InputError(f"{name} is {', '.join(map(str, values))}: give whole numbers from 1.")
+    counted = {
+        "pretrain.steps": pretrain.steps,
+        "adapt.steps": adapt.steps,
+        "adapt.draws": adapt.draws,
+        "pretrain.watch": pretrain.watch,
+    }
+    for name, value in counted.items():
+        if value < 0:
+            raise InputError(f"{name} is {value}: give 0 (decided from the budget) or more.")
+    positive = {
+        "budget": settings.budget,
+        "pretrain.learning_rate": pretrain.learning_rate,
+        "adapt.learning_rate": adapt.learning_rate,
+        "pretrain.clip": pretrain.clip,
+        "adapt.clip": adapt.clip,
+    }
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"{name} is {value}: give a number above 0.")
+    shares = {
+        "pretrain.warmup": pretrain.warmup,
+        "adapt.warmup": adapt.warmup,
+        "pretrain.momentum": pretrain.momentum,
+        "views.geometry": views.geometry,
+        "adapt.geometry": adapt.geometry,
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}: give a share from 0 to 1.")
+    choices = {
+        "precision": (settings.precision, ("auto", "fp32", "bf16")),
+        "pretrain.objective": (pretrain.objective, ("cva", "mae")),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise InputError(f"{name} is {value!r}: use one of {', '.join(known)}.")

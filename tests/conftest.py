@@ -1,9 +1,7 @@
 """Shapes are checked while tests run; made-up scans for all, real ones where they lie beside the checkout."""
 
 from functools import reduce
-from importlib import import_module
 from pathlib import Path
-from typing import runtime_checkable
 
 import pytest
 from jaxtyping import install_import_hook
@@ -11,7 +9,6 @@ from jaxtyping import install_import_hook
 checked = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # a whole number is a number
 hook = install_import_hook("headwater", checked)
 hook.install() if hasattr(hook, "install") else None
-runtime_checkable(import_module("headwater.progress").Progress)  # beartype asks isinstance of every listener
 
 
 @pytest.fixture(scope="session")
@@ -64,8 +61,19 @@ def tiny() -> "Callable[..., Settings]":  # noqa: F821
 
     def make(ndim: int, *changes: str) -> settings.Settings:
         crop, whole = ",".join(["16"] * ndim), ",".join(["24"] * ndim)
-        small = (f"views.parent={whole}", f"views.crop={crop}", "pretrain.batch=2", "pretrain.steps=4", "pretrain.watch=0",
-                 f"adapt.patch={whole}", "adapt.batch=2", "adapt.steps=2", "adapt.draws=2", "adapt.counts=1,2", "precision=fp32")
+        small = (
+            f"views.parent={whole}",
+            f"views.crop={crop}",
+            "pretrain.batch=2",
+            "pretrain.steps=4",
+            "pretrain.watch=0",
+            f"adapt.patch={whole}",
+            "adapt.batch=2",
+            "adapt.steps=2",
+            "adapt.draws=2",
+            "adapt.counts=1,2",
+            "precision=fp32",
+        )
         return reduce(settings.change, (*small, *changes), settings.Settings())
 
     return make

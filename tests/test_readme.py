@@ -13,8 +13,19 @@ from headwater.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-SMALL = ("pretrain.steps=20", "pretrain.watch=1", "pretrain.batch=2", "precision=fp32", "views.parent=24,24,24",
-         "views.crop=16,16,16", "adapt.patch=24,24,24", "adapt.batch=2", "adapt.steps=2", "adapt.counts=1,2", "adapt.draws=2")
+SMALL = (
+    "pretrain.steps=20",
+    "pretrain.watch=1",
+    "pretrain.batch=2",
+    "precision=fp32",
+    "views.parent=24,24,24",
+    "views.crop=16,16,16",
+    "adapt.patch=24,24,24",
+    "adapt.batch=2",
+    "adapt.steps=2",
+    "adapt.counts=1,2",
+    "adapt.draws=2",
+)
 
 
 def blocks(text: str) -> list[str]:
@@ -40,7 +51,9 @@ def reduced(monkeypatch) -> None:
     from headwater.scans import phantom
 
     default, write = recipes.default, phantom.write
-    monkeypatch.setattr(recipes, "default", lambda shape, accelerated: reduce(settings.change, SMALL, default(shape, accelerated)))
+    monkeypatch.setattr(
+        recipes, "default", lambda shape, accelerated: reduce(settings.change, SMALL, default(shape, accelerated))
+    )
     monkeypatch.setattr(phantom, "write", lambda folder, count, shape, seed: write(folder, 12, (24, 24, 24), seed))
 
 
@@ -70,10 +83,16 @@ def place(phantoms, tmp_path, monkeypatch) -> Path:
 
 def test_the_reading_of_a_readme():
     """Of this test's own making, so that it is right before there is a README."""
-    sample = "# A\n```sh\nmake demo\n$ make test   # all of them\n```\ntext\n```python\nmake()\n```\n```sh\n" \
-             "headwater run scans/ \\\n  --labels masks/\n\n# a remark\nheadwater report runs/scans | head\n```\n"
-    assert commands(sample) == [["make", "demo"], ["make", "test"], ["headwater", "run", "scans/", "--labels", "masks/"],
-                                ["headwater", "report", "runs/scans"]]
+    sample = (
+        "# A\n```sh\nmake demo\n$ make test   # all of them\n```\ntext\n```python\nmake()\n```\n```sh\n"
+        "headwater run scans/ \\\n  --labels masks/\n\n# a remark\nheadwater report runs/scans | head\n```\n"
+    )
+    assert commands(sample) == [
+        ["make", "demo"],
+        ["make", "test"],
+        ["headwater", "run", "scans/", "--labels", "masks/"],
+        ["headwater", "report", "runs/scans"],
+    ]
 
 
 def test_the_first_two_commands_make_the_demo_and_the_tests(text):

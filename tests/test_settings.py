@@ -22,17 +22,20 @@ def test_all_parts_are_frozen():
         assert part.__dataclass_params__.frozen, part
 
 
-@pytest.mark.parametrize(("line", "path", "value"), [
-    ("pretrain.batch=4", ("pretrain", "batch"), 4),
-    ("pretrain.learning_rate=1e-4", ("pretrain", "learning_rate"), 1e-4),
-    ("views.rotation=10", ("views", "rotation"), 10.0),
-    ("adapt.counts=1,2", ("adapt", "counts"), (1, 2)),
-    ("adapt.counts=3", ("adapt", "counts"), (3,)),
-    ("adapt.counts=(1, 2,)", ("adapt", "counts"), (1, 2)),
-    ("adapt.counts=[1, 2]", ("adapt", "counts"), (1, 2)),
-    ("views.mirror=", ("views", "mirror"), ()),
-    (" backbone.family = vit", ("backbone", "family"), "vit"),
-])
+@pytest.mark.parametrize(
+    ("line", "path", "value"),
+    [
+        ("pretrain.batch=4", ("pretrain", "batch"), 4),
+        ("pretrain.learning_rate=1e-4", ("pretrain", "learning_rate"), 1e-4),
+        ("views.rotation=10", ("views", "rotation"), 10.0),
+        ("adapt.counts=1,2", ("adapt", "counts"), (1, 2)),
+        ("adapt.counts=3", ("adapt", "counts"), (3,)),
+        ("adapt.counts=(1, 2,)", ("adapt", "counts"), (1, 2)),
+        ("adapt.counts=[1, 2]", ("adapt", "counts"), (1, 2)),
+        ("views.mirror=", ("views", "mirror"), ()),
+        (" backbone.family = vit", ("backbone", "family"), "vit"),
+    ],
+)
 def test_a_line_changes_its_value_and_nothing_else(line, path, value):
     before = Settings()
     after = change(before, line)
@@ -42,11 +45,27 @@ def test_a_line_changes_its_value_and_nothing_else(line, path, value):
     assert before == Settings()
 
 
-@pytest.mark.parametrize("line", [
-    "pretrain.batch", "pretrain.bach=4", "pretran.batch=4", "pretrain=4", "pretrain.batch.size=4", "pretrain.batch=four",
-    "pretrain.batch=4.5", "pretrain.batch=true", "pretrain.batch=", "pretrain.learning_rate=fast", "adapt.counts=one",
-    "adapt.counts=1,,2", "adapt.counts=true", "pretrain.batch={}", "=4", ".=4",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pretrain.batch",
+        "pretrain.bach=4",
+        "pretran.batch=4",
+        "pretrain=4",
+        "pretrain.batch.size=4",
+        "pretrain.batch=four",
+        "pretrain.batch=4.5",
+        "pretrain.batch=true",
+        "pretrain.batch=",
+        "pretrain.learning_rate=fast",
+        "adapt.counts=one",
+        "adapt.counts=1,,2",
+        "adapt.counts=true",
+        "pretrain.batch={}",
+        "=4",
+        ".=4",
+    ],
+)
 def test_a_wrong_line_is_one_sentence_with_the_line_and_a_remedy(line):
     with pytest.raises(InputError) as caught:
         change(Settings(), line)
@@ -65,11 +84,21 @@ def test_an_unknown_name_in_a_file_is_named():
         from_dict(Settings, {"pretrain": {"stepps": 3}})
 
 
-@pytest.mark.xfail(strict=True, reason="values out of range go through and end as a traceback or in silence")
-@pytest.mark.parametrize("line", [
-    "adapt.counts=1.5,2", "adapt.counts=0,1", "pretrain.batch=0", "pretrain.steps=-1", "adapt.batch=0", "precision=fp16",
-    "backbone.patch=0", "views.crop=16.5,16,16", "pretrain.save=0", "pretrain.learning_rate=NaN",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "adapt.counts=1.5,2",
+        "adapt.counts=0,1",
+        "pretrain.batch=0",
+        "pretrain.steps=-1",
+        "adapt.batch=0",
+        "precision=fp16",
+        "backbone.patch=0",
+        "views.crop=16.5,16,16",
+        "pretrain.save=0",
+        "pretrain.learning_rate=NaN",
+    ],
+)
 def test_a_value_that_cannot_be_is_refused(line):
     with pytest.raises(InputError):
         change(Settings(), line)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headwater.backbones.convolutions import CONV, CONV_TRANSPOSED, SLOPE, ConvNorm, crop, enlarge, instance_norm
 from headwater.backbones.attention import EPSILON
+from headwater.backbones.convolutions import CONV, CONV_TRANSPOSED, SLOPE, ConvNorm, crop, enlarge, instance_norm
 from headwater.backbones.features import Backbone, Features
 from headwater.backbones.patches import unpatchify
 from headwater.backbones.vit import Stack, ViT

@@ -22,8 +22,15 @@ class Features:
     size    *S of the image, where known
     """
 
-    def __init__(self, tokens: Tensor | Callable[[], Tensor], grid: tuple[int, ...], pooled: Tensor | Callable[[], Tensor],
-                 pyramid: Sequence[Tensor] = (), kept: Tensor | None = None, size: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        tokens: Tensor | Callable[[], Tensor],
+        grid: tuple[int, ...],
+        pooled: Tensor | Callable[[], Tensor],
+        pyramid: Sequence[Tensor] = (),
+        kept: Tensor | None = None,
+        size: tuple[int, ...] | None = None,
+    ):
         self._tokens, self._pooled = tokens, pooled
         self.grid, self.pyramid, self.kept, self.size = tuple(grid), list(pyramid), kept, size
 
@@ -77,8 +84,10 @@ class Backbone(nn.Module, ABC):
         if len(size) != self.ndim:
             raise InputError(f"a {self.ndim}D backbone got images of {by(size)}: build it with ndim={len(size)}")
         if x.shape[1] != self.channels:
-            raise InputError(f"the backbone was built for {self.channels} channels, the images have {x.shape[1]}: "
-                             f"build it with channels={x.shape[1]}")
+            raise InputError(
+                f"the backbone was built for {self.channels} channels, the images have {x.shape[1]}: "
+                f"build it with channels={x.shape[1]}"
+            )
         if any(n < s for n, s in zip(size, self.stride, strict=True)):
             least = tuple(max(n, s) for n, s in zip(size, self.stride, strict=True))
             token = by(self.stride)

@@ -19,7 +19,8 @@ class ResEnc(Backbone):
     enlarged to the token grid and concatenated, so D is the sum of the widths; pooled: every stage's mean over space, in
     float32. `keep` zeroes the voxels of the hidden cells.
 
-    Args:   widths, blocks: per stage (the first may have none: the stem alone, for speed). patch: token stride, a power of two up to twice the coarsest map's stride.
+    Args:   widths, blocks: per stage (the first may have none: the stem alone, for speed). patch: token stride, a power of two
+            up to twice the coarsest map's stride.
     Source: topology of nnU-Net's ResEnc; token map and pooled vector of CVA (2509.13846), which pools to 16^3 instead.
     """
 
@@ -58,8 +59,10 @@ class ResEnc(Backbone):
     def tokens(self, pyramid: Sequence[Tensor], grid: tuple[int, ...]) -> Float[Tensor, "B N D"]:
         """Every map brought to the token grid, concatenated along the width."""
         patch = self.stride[0]
-        maps = [average_pool(m, patch // s) if s <= patch else enlarge(m, s // patch, grid)
-                for m, (s, *_) in zip(pyramid, self.strides, strict=True)]
+        maps = [
+            average_pool(m, patch // s) if s <= patch else enlarge(m, s // patch, grid)
+            for m, (s, *_) in zip(pyramid, self.strides, strict=True)
+        ]
         return torch.cat([crop(m, grid) for m in maps], 1).flatten(2).transpose(1, 2)
 
 

@@ -82,12 +82,14 @@ class ConsistentViews:
 
     def heads(self, backbone: Backbone) -> nn.ModuleDict:
         """Projector, predictor, refill of dropped tokens, decoder to voxels."""
-        return nn.ModuleDict({
-            "projector": projector(backbone.dim, self.width),
-            "predictor": predictor(self.width),
-            "refill": refill(backbone),
-            "reconstruction": Reconstruction(backbone, backbone.channels),
-        })
+        return nn.ModuleDict(
+            {
+                "projector": projector(backbone.dim, self.width),
+                "predictor": predictor(self.width),
+                "refill": refill(backbone),
+                "reconstruction": Reconstruction(backbone, backbone.channels),
+            }
+        )
 
     def __call__(self, student: Network, teacher: Network, views: Views) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and its three parts. Raises InputError if the views are not masked or the batch is a single scan."""

@@ -8,9 +8,7 @@ from torch import Tensor
 from headwater.errors import InputError
 
 
-def nt_xent(
-    student: Float[Tensor, "2 B D"], teacher: Float[Tensor, "2 B D"], temperature: float = 0.5
-) -> Float[Tensor, ""]:
+def nt_xent(student: Float[Tensor, "2 B D"], teacher: Float[Tensor, "2 B D"], temperature: float = 0.5) -> Float[Tensor, ""]:
     """Normalised-temperature cross entropy between two views, with vectors of the own scan removed from the negatives.
 
     Anchor: student view v of scan i. Positive: teacher view 1 - v of scan i. Negatives: both students and both teachers of every

@@ -46,11 +46,18 @@ def projector(width_in: int, width: int) -> nn.Sequential:
     Source: methods of CVA (arXiv 2509.13846). Batch norm keeps no running statistics, so that a teacher, which is never
     trained, normalises by its batch as the student does.
     """
-    return _initialised(nn.Sequential(
-        nn.Linear(width_in, width, bias=False), _norm(width), nn.SiLU(),
-        nn.Linear(width, width, bias=False), _norm(width), nn.SiLU(),
-        nn.Linear(width, width, bias=False), _norm(width),
-    ))
+    return _initialised(
+        nn.Sequential(
+            nn.Linear(width_in, width, bias=False),
+            _norm(width),
+            nn.SiLU(),
+            nn.Linear(width, width, bias=False),
+            _norm(width),
+            nn.SiLU(),
+            nn.Linear(width, width, bias=False),
+            _norm(width),
+        )
+    )
 
 
 def predictor(width: int) -> nn.Sequential:

@@ -90,7 +90,8 @@ def compare(
     Args: most: upper limit of the directions kept by the PCA (none if not given).
     """
     _check(a, b)
-    (n, places, width), d = a.shape, min(a.shape[-1], max(1, a.shape[0] * a.shape[1] // 4))
+    n, width = a.shape[0], a.shape[-1]
+    d = min(width, max(1, n * a.shape[1] // 4))
     d = min(d, most) if most else d
     broken = ~(a.flatten(1).isfinite().all(1) & b.flatten(1).isfinite().all(1))
     if broken.any():

@@ -200,7 +200,13 @@ def svg(alt: str, body: Markup, height: Real = HEIGHT) -> Markup:
 
 
 def chart(
-    lines: Sequence[Line], x_axis: Axis, y_axis: Axis, *, alt: str, levels: Sequence[Level] = (), chance: Line | None = None,
+    lines: Sequence[Line],
+    x_axis: Axis,
+    y_axis: Axis,
+    *,
+    alt: str,
+    levels: Sequence[Level] = (),
+    chance: Line | None = None,
     dots: Sequence[tuple[Real, Real, str]] = (),
 ) -> Markup:
     """Curves with their names at their right ends, horizontal references, and the band from zero to chance.
@@ -214,9 +220,9 @@ def chart(
         (f"{name} {short(value)}" if name else short(value), value, tone) for name, value, tone in ends if math.isfinite(value)
     ]
     right = WIDTH - 10 - LETTER * max((len(text) for text, _, _ in labels), default=0)
-    heights = [v for line in lines for v in (*line.y, *line.low, *line.high)] + [level.y for level in levels] + [
-        d[1] for d in dots
-    ]
+    heights = (
+        [v for line in lines for v in (*line.y, *line.low, *line.high)] + [level.y for level in levels] + [d[1] for d in dots]
+    )
     x = Scale(x_axis, [v for line in [*lines, *([chance] if chance else [])] for v in line.x], LEFT, right)
     y = Scale(y_axis, [*heights, *(chance.y if chance else ())], HEIGHT - BOTTOM, TOP + 6, pad=0.06)
     labels = [label for label in labels if math.isfinite(y(label[1]))]  # a logarithm has no place for 0

@@ -18,14 +18,21 @@ def write(run: Path) -> list[dict[str, str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return mapping(runfolder.read_json(path)) if path.exists() else {}
+    try:
+        return mapping(runfolder.read_json(path))
+    except (OSError, ValueError):
+        return {}
 
 
 def watched(observed: dict[str, Any]) -> list[dict[str, str]]:
     """Are the features stable and not random?"""
     verdict = mapping(observed.get("verdict"))
     if not verdict:
-        return [{"text": "The backbone was not watched.", "detail": str(observed["why"]), "evidence": "training"}] if "why" in observed else []
+        return (
+            [{"text": "The backbone was not watched.", "detail": str(observed["why"]), "evidence": "training"}]
+            if "why" in observed
+            else []
+        )
     opening, colon, numbers = str(verdict.get("sentence", "")).partition(": ")
     return [{"text": f"{opening}." if colon else opening, "detail": numbers, "evidence": "training"}]
 
@@ -45,15 +52,27 @@ def worth(summary: dict[str, Any]) -> list[dict[str, str]]:
         text += f" At {_labels(rest)}: no evidence of a gain." if rest else ""
         found.append({"text": text, "detail": detail, "evidence": "labels"})
     elif not clear[-1]:
-        found.append({"text": "No evidence that pretraining is worth it on these scans at this budget.", "detail": detail, "evidence": "labels"})
+        found.append(
+            {
+                "text": "No evidence that pretraining is worth it on these scans at this budget.",
+                "detail": detail,
+                "evidence": "labels",
+            }
+        )
     if clear[-1]:
         text = f"Pretraining costs accuracy at {_labels(clear[-1])}: {_points(min(clear[-1], key=lambda g: g['gain']))} Dice."
-        found.append({"text": text + (" Do not use it there." if clear[1] else " Do not pretrain on these scans at this budget."), "detail": detail, "evidence": "labels"})
-    return found + saved(summary, clear[1]) + [best(summary)]
+        found.append(
+            {
+                "text": text + (" Do not use it there." if clear[1] else " Do not pretrain on these scans at this budget."),
+                "detail": detail,
+                "evidence": "labels",
+            }
+        )
+    return found + saved(summary, clear[1]) + best(summary)
 
 
 def saved(summary: dict[str, Any], clear: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """"4 labels do what 9 do from scratch": read off the scratch curve, linear in log2 of the count; only where the gain is clear."""
+    """How many labels do the same from scratch: read off that curve, linear in log2 of the count, where a gain is clear."""
     curve = sorted((int(r["count"]), number(r["mean"])) for r in rows(summary.get("table")) if r.get("arm") == "scratch")
     tuned = {int(r["count"]): number(r["mean"]) for r in rows(summary.get("table")) if r.get("arm") == "fine-tuned"}
     for gain in sorted(clear, key=lambda g: -number(g["gain"])):
@@ -64,20 +83,31 @@ def saved(summary: dict[str, Any], clear: list[dict[str, Any]]) -> list[dict[str
                 equal = round(2 ** (math.log2(low) + (reached - a) / (b - a) * (math.log2(high) - math.log2(low))))
                 if equal > count:
                     text = f"{count} label{'s' * (count > 1)} with this backbone do what about {equal} do from scratch."
-                    return [{"text": text, "detail": f"Read off the mean of the scratch curve at a Dice of {reached:.3f}.", "evidence": "labels"}]
+                    return [
+                        {
+                            "text": text,
+                            "detail": f"Read off the mean of the scratch curve at a Dice of {100 * reached:.1f}.",
+                            "evidence": "labels",
+                        }
+                    ]
     return []
 
 
-def best(summary: dict[str, Any]) -> dict[str, str]:
+def best(summary: dict[str, Any]) -> list[dict[str, str]]:
     """How good the masks get."""
     table = [r for r in rows(summary.get("table")) if math.isfinite(number(r.get("mean")))]
+    if not table:
+        return []
     row = max(table, key=lambda r: number(r["mean"]))
-    parts = ", ".join(f"{name} {number(value):.3f}" for name, value in mapping(row.get("per_structure")).items())
+    parts = ", ".join(f"{name} {100 * number(value):.1f}" for name, value in mapping(row.get("per_structure")).items())
     few = [r for r in table if r["count"] == min(4, max(int(r["count"]) for r in table))]
     middle = max(few, key=lambda r: number(r["mean"])) if few else row
-    text = f"Mean Dice {number(middle['mean']):.3f} with {middle['count']} label{'s' * (middle['count'] > 1)} ({middle['arm']}), {number(row['mean']):.3f} with {row['count']} ({row['arm']})."
+    text = " ".join(
+        f"Mean Dice {100 * number(r['mean']):.1f} with {_labels([r])} ({r['arm']})."
+        for r in ([middle] if middle is row else [middle, row])
+    )
     detail = f"{summary.get('test_subjects')} held-out subjects, {summary.get('draws')} draws of labels; best: {parts}."
-    return {"text": text, "detail": detail, "evidence": "labels"}
+    return [{"text": text, "detail": detail, "evidence": "labels"}]
 
 
 def set_aside(passport: dict[str, Any]) -> list[dict[str, str]]:
@@ -86,7 +116,9 @@ def set_aside(passport: dict[str, Any]) -> list[dict[str, str]]:
     if not aside:
         return []
     named = "; ".join(f"{q.get('file')}: {q.get('fault')}" for q in aside[:3]) + ("; ..." if len(aside) > 3 else "")
-    return [{"text": f"{len(aside)} file{'s were' if len(aside) > 1 else ' was'} set aside.", "detail": named, "evidence": "data"}]
+    return [
+        {"text": f"{len(aside)} file{'s were' if len(aside) > 1 else ' was'} set aside.", "detail": named, "evidence": "data"}
+    ]
 
 
 def _points(gain: dict[str, Any]) -> str:

@@ -84,7 +84,8 @@ def watch(record: Record) -> list[Figure]:
         events = [event for event in record.watches if isinstance(event.get(level), dict)]
         x = [number(event.get("step")) for event in events]
         for quantity, title, unit in (
-            ("reliability", "Agreement between views", "agreement"), ("rank", "Directions that agree", "directions")
+            ("reliability", "Agreement between views", "agreement"),
+            ("rank", "Directions that agree", "directions"),
         ):
             y = [number(event[level].get(quantity)) for event in events]
             if not finite(y):
@@ -104,9 +105,8 @@ def watch(record: Record) -> list[Figure]:
                 lines, Axis("step", include=(0.0,)), Axis(unit, include=(0.0,)), alt=alt, levels=levels, chance=chance
             )
             table = tuple(
-                (f"{a:,.0f}", short(b), short(c)) if chance else (f"{a:,.0f}", short(b)) for a, b, c in some(
-                    list(zip(x, y, null, strict=True)), 24
-                )
+                (f"{a:,.0f}", short(b), short(c)) if chance else (f"{a:,.0f}", short(b))
+                for a, b, c in some(list(zip(x, y, null, strict=True)), 24)
             )
             head = ("step", quantity, "chance, 95 % below") if chance else ("step", quantity)
             figures.append(Figure(f"{title}, {words}", drawing, "", head, table))
@@ -126,9 +126,10 @@ def sizes(record: Record) -> list[Figure]:
         groups = [(f"axis {i + 1}", f"{short(min(axis))} to {short(max(axis))}", axis) for i, axis in enumerate(axes)]
         alt = f"{title} of {len(values)} scans, in {unit}: " + "; ".join(f"{name} {words}" for name, words, _ in groups) + "."
         table = tuple((f"{i + 1}", short(min(a)), short(sorted(a)[len(a) // 2]), short(max(a))) for i, a in enumerate(axes))
-        drawing, caption = ridges(
-            groups, unit, alt=alt
-        ), f"Scans by {title.lower()}; the tallest bars of the axes are drawn alike."
+        drawing, caption = (
+            ridges(groups, unit, alt=alt),
+            f"Scans by {title.lower()}; the tallest bars of the axes are drawn alike.",
+        )
         figures.append(Figure(f"{title} along each axis", drawing, caption, ("axis", "smallest", "middle", "largest"), table))
     return figures
 
@@ -151,9 +152,9 @@ def intensity(record: Record) -> list[Figure]:
     line = Line("", x, [math.nan] * len(x), "water", low=low, high=high)
     edge = Line("", x, high, "water", faint=True)
     drawing = chart(
-        [line, edge], Axis("scans, by their upper end"), Axis(
-            "intensity" + (", log scale" if kind == "log" else ""), kind, include=tuple(middle[:1])
-        ),
+        [line, edge],
+        Axis("scans, by their upper end"),
+        Axis("intensity" + (", log scale" if kind == "log" else ""), kind, include=tuple(middle[:1])),
         alt=f"Intensity of {len(ends)} scans: upper ends from {short(bottom)} to {short(top)}.",
     )
     table = tuple((f"{a:,.0f}", short(b), short(c)) for a, (b, c) in some(list(zip(x, kept, strict=True)), 12))
@@ -204,9 +205,8 @@ def learning(record: Record) -> list[Figure]:
     counts = sorted({value for line in lines for value in line.x})
     axis = Axis("labelled subjects", "log2", ticks=tuple((count, short(count)) for count in counts))
     alt = "Mean Dice by number of labels. " + " ".join(
-        f"{line.name}: " + ", ".join(
-            f"{short(y)} at {short(x)}" for x, y in zip(line.x, line.y, strict=True)
-        ) + "." for line in lines
+        f"{line.name}: " + ", ".join(f"{short(y)} at {short(x)}" for x, y in zip(line.x, line.y, strict=True)) + "."
+        for line in lines
     )
     drawing = chart(lines, axis, Axis("Dice, points of 100"), alt=alt, dots=dots)
     caption = "Bands are intervals of the mean; small dots are single draws of the labels."

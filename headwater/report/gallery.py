@@ -94,8 +94,17 @@ def hero(record: Record) -> tuple[list[tuple[str, Picture]], str]:
     if slices is not None:
         panels.append(("scan", picture("scan", slices[place].shape, grey(slices[place]))))
         if "final" in record.tokens:
-            panels.append(("its tokens", picture("tokens, first three components as colours", slices[place].shape,
-                                                 colour(record.tokens["final"][place]), sharp=True)))
+            panels.append(
+                (
+                    "its tokens",
+                    picture(
+                        "tokens, first three components as colours",
+                        slices[place].shape,
+                        colour(record.tokens["final"][place]),
+                        sharp=True,
+                    ),
+                )
+            )
     elif images is not None:
         panels.append(("scan", picture("scan", images[case].shape, grey(images[case]))))
     if images is None:

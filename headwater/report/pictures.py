@@ -89,7 +89,5 @@ def picture(title: str, shape: tuple[int, int], *layers: str, path: str = "", sh
     )
     line = Markup('<path class="casing" d="{0}"/><path class="truth" d="{0}"/>').format(path) if path else Markup("")
     tag = '<svg class="slice" viewBox="0 0 {} {}" preserveAspectRatio="xMinYMin meet" role="img" aria-label="{}">{}{}</svg>'
-    svg = Markup(tag).format(
-        width, height, escape(title), images, line
-    )
+    svg = Markup(tag).format(width, height, escape(title), images, line)
     return Picture(svg, title)

@@ -13,7 +13,7 @@ from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.runfolder import read_json, write_json
 from headwater.scans import words
-from headwater.scans.catalog import find, look_for_masks, pair, read_held_out, split, stem_of, subjects_of
+from headwater.scans.catalog import look_for_masks, pair, read_held_out, split, stem_of, subjects_of
 from headwater.scans.examine import Entry, Fault, examine
 
 

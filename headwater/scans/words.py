@@ -102,7 +102,7 @@ def _spacing(p: "Passport") -> str:
     if not off:
         return ""
     low, high = every.min(axis=0), every.max(axis=0)
-    span = f"voxels run from {millimetres(low)} to {millimetres(high)}"
+    span = f"voxels run from {millimetres(low.tolist())} to {millimetres(high.tolist())}"
     return f"{span}: {off:,} of {len(p.entries):,} scans resampled to {millimetres(p.spacing)}"
 
 

@@ -49,12 +49,22 @@ def views_at(step: int, store: Store, chosen: list[int], settings: Settings, bac
 def optimizer_for(network: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     """AdamW that does not decay biases, norms and single vectors."""
     learned = [p for p in network.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in learned if p.ndim > 1], "weight_decay": decay}, {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), foreach=True)
 
 
-def step(student: Network, teacher: Network, objective: objectives.Objective, optimizer: torch.optim.Optimizer,
-         views: Views, rate: float, settings: Settings) -> dict[str, Any]:
+def step(
+    student: Network,
+    teacher: Network,
+    objective: objectives.Objective,
+    optimizer: torch.optim.Optimizer,
+    views: Views,
+    rate: float,
+    settings: Settings,
+) -> dict[str, Any]:
     """One training step; returns the loss and its parts."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -73,7 +83,9 @@ def step(student: Network, teacher: Network, objective: objectives.Objective, op
 def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """The teacher's parameters and running statistics move a little towards the student's."""
     pairs = [(t, s) for t, s in zip(teacher.state_dict().values(), student.state_dict().values(), strict=True)]
-    torch._foreach_lerp_([t for t, _ in pairs if t.is_floating_point()], [s for t, s in pairs if t.is_floating_point()], 1 - momentum)
+    torch._foreach_lerp_(
+        [t for t, _ in pairs if t.is_floating_point()], [s for t, s in pairs if t.is_floating_point()], 1 - momentum
+    )
     for t, s in pairs:
         if not t.is_floating_point():
             t.copy_(s)
@@ -111,20 +123,20 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
             with seeded(settings.seed, "step", done):
                 values = step(student, teacher, objective, optimizer, views, rate, settings)
             done += 1
-            runfolder.append_event(run, {"event": "step", "step": done, "of": steps, "rate": rate, "seconds": time.monotonic() - asked, **values})
+            runfolder.append_event(
+                run, {"event": "step", "step": done, "of": steps, "rate": rate, "seconds": time.monotonic() - asked, **values}
+            )
             advance(1, eye.look(teacher.backbone, done) if eye.due(done) else "")
             stopping = stop() or done == stop_at
             if done == steps or done % settings.pretrain.save == 0 or stopping:
                 state.save(path, done, modules, optimizer)
             if stopping and done < steps:
-                raise Interrupted(f"pretraining stopped after step {done} of {steps}")
+                raise Interrupted(f"Pretraining stopped after step {done} of {steps}")
     runfolder.append_event(run, {"event": "pretrained", "step": done, "waiting": waited / max(1e-9, time.monotonic() - started)})
     return teacher
 
 
 def forget_after(run: Path, step: int) -> None:
     """Drops events later than the state that is resumed: they will happen again."""
-    events = runfolder.read_events(run)
-    kept = [e for e in events if e.get("step", 0) <= step and not (step == 0 and e.get("event") == "watch")]
-    if len(kept) < len(events) or not (run / "events.jsonl").exists():
-        runfolder.write_text(run / "events.jsonl", "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))
+    kept = [e for e in runfolder.read_events(run) if e.get("step", 0) <= step and not (step == 0 and e.get("event") == "watch")]
+    runfolder.write_text(run / "events.jsonl", "".join(json.dumps(e, ensure_ascii=False) + "\n" for e in kept))

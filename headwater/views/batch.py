@@ -67,8 +67,14 @@ def make_views(
     for array, sample in zip(arrays, range(len(arrays)) if samples is None else samples, strict=True):
         stream = partial(numpy_stream, int(seed), int(step), int(sample))  # stream(purpose)
         placement = draw_placements(
-            stream("placement"), [tuple(array.shape[1:])], how.parent,
-            rotation=how.rotation, scale=how.scale, probability=how.geometry, mirror=how.mirror, spacing=spacing,
+            stream("placement"),
+            [tuple(array.shape[1:])],
+            how.parent,
+            rotation=how.rotation,
+            scale=how.scale,
+            probability=how.geometry,
+            mirror=how.mirror,
+            spacing=spacing,
         )[0]
         pair = draw_pairs(stream("crops"), 1, how.parent, how.crop, how.overlap)
         crops = take(place(array, placement, padding=padding)[None], pair.starts, how.crop)[:, 0]  # (V, C, *S)

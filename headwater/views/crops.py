@@ -50,9 +50,7 @@ def draw_pairs(
     return Pairs(torch.from_numpy(np.stack([low, low + shift])), torch.from_numpy(boxes.astype(np.float32)))
 
 
-def take(
-    parents: Float[Tensor, "B C *P"], starts: Int[Tensor, "V B d"], crop: tuple[int, ...]
-) -> Float[Tensor, "V B C *S"]:
+def take(parents: Float[Tensor, "B C *P"], starts: Int[Tensor, "V B d"], crop: tuple[int, ...]) -> Float[Tensor, "V B C *S"]:
     """Copies of the crops that begin at `starts`, each `crop` voxels large.
 
     Raises:  InputError if a crop reaches outside its parent.

@@ -14,8 +14,18 @@ def reference(ndim):
     encoders = pytest.importorskip("dynamic_network_architectures.building_blocks.residual_encoders")
     conv, norm = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}[ndim]
     return encoders.ResidualEncoder(
-        2, len(WIDTHS), WIDTHS, conv, 3, (1, 2, 2), BLOCKS, norm_op=norm, norm_op_kwargs={"affine": True},
-        nonlin=nn.LeakyReLU, nonlin_kwargs={"negative_slope": 0.01}, return_skips=True,
+        2,
+        len(WIDTHS),
+        WIDTHS,
+        conv,
+        3,
+        (1, 2, 2),
+        BLOCKS,
+        norm_op=norm,
+        norm_op_kwargs={"affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"negative_slope": 0.01},
+        return_skips=True,
     )
 
 

@@ -73,8 +73,9 @@ def test_equals_grid_sample_when_its_components_are_reversed(parent, crop):
     assert torch.allclose(ours, right, atol=1e-5) and not torch.allclose(ours, wrong, atol=1e-1)
 
 
-@pytest.mark.parametrize("parent, crop, stride", [
-    ((72, 88), (48, 56), 2), ((72, 60, 68), (48, 40, 44), 2), ((90, 120), (62, 78), 4)])
+@pytest.mark.parametrize(
+    "parent, crop, stride", [((72, 88), (48, 56), 2), ((72, 60, 68), (48, 40, 44), 2), ((90, 120), (62, 78), 4)]
+)
 def test_token_grids_agree_where_tokens_hold_their_centres(parent, crop, stride):
     d = len(crop)
     scan = ramp(parent)

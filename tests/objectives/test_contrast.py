@@ -20,8 +20,13 @@ def oracle(student, teacher, temperature):
         for i in range(batch):
             anchor = s[view][i]
             positive = math.exp(cosine(anchor, t[1 - view][i]) / temperature)
-            negatives = [math.exp(cosine(anchor, group[v][j]) / temperature)
-                         for group in (s, t) for v in (0, 1) for j in range(batch) if j != i]
+            negatives = [
+                math.exp(cosine(anchor, group[v][j]) / temperature)
+                for group in (s, t)
+                for v in (0, 1)
+                for j in range(batch)
+                if j != i
+            ]
             assert len(negatives) == 4 * batch - 4
             losses.append(-math.log(positive / (positive + sum(negatives))))
     return sum(losses) / len(losses)

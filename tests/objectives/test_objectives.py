@@ -138,7 +138,11 @@ def test_parts_of_consistent_views_by_hand():
     assert math.isclose(parts["consistency"].item(), 2 - 2 * (0.6 + 1 + 0.5**0.5 + 1) / 4, rel_tol=1e-5)
     root = 0.5**0.5
     rows = [  # cosine with the positive, and with students and teachers of the other scan, view 0 then 1
-        (0.6, [0, 1, 1, 0]), (1.0, [0, 1, root, 0.8]), (root, [1, 0, 0, 1]), (1.0, [1, 0, root, 0.6])]
+        (0.6, [0, 1, 1, 0]),
+        (1.0, [0, 1, root, 0.8]),
+        (root, [1, 0, 0, 1]),
+        (1.0, [1, 0, root, 0.6]),
+    ]
     by_hand = [math.log(math.exp(2 * p) + sum(math.exp(2 * n) for n in others)) - 2 * p for p, others in rows]
     assert math.isclose(parts["contrast"].item(), sum(by_hand) / 4, rel_tol=1e-5)
     weights = {"reconstruction": 5, "consistency": 1, "contrast": 0.1}

@@ -57,8 +57,10 @@ def passport(run: Path, rng: np.random.Generator, scans: int = 60, hostile: str 
     aside += [
         {"file": hostile or "s061.nii.gz", "fault": "is cut off at 63 %", "remedy": "copy it again", "kind": "unreadable"},
         {
-            "file": "masks/s007.nii.gz", "fault": "is 36 × 50 × 34 voxels, its scan 36 × 50 × 35",
-            "remedy": "resample the mask onto the scan", "kind": "mask",
+            "file": "masks/s007.nii.gz",
+            "fault": "is 36 × 50 × 34 voxels, its scan 36 × 50 × 35",
+            "remedy": "resample the mask onto the scan",
+            "kind": "mask",
         },
     ]
     _write(run / "passport.json", {
@@ -90,12 +92,16 @@ def events(run: Path, rng: np.random.Generator, steps: int = 1900, stop: int | N
         if step % 100 == 0 or step == 1:
             grown = 1 - math.exp(-step / 500)
             pooled = _agreement(
-                0.35 + 0.27 * grown + rng.normal(0, 0.01), 6 + 18 * grown + rng.normal(0, 0.7),
-                0.05 + abs(rng.normal(0, 0.01)), 240,
+                0.35 + 0.27 * grown + rng.normal(0, 0.01),
+                6 + 18 * grown + rng.normal(0, 0.7),
+                0.05 + abs(rng.normal(0, 0.01)),
+                240,
             )
             dense = _agreement(
-                0.22 + 0.39 * grown + rng.normal(0, 0.01), 9 + 22 * grown + rng.normal(0, 0.7),
-                0.02 + abs(rng.normal(0, 0.003)), 240,
+                0.22 + 0.39 * grown + rng.normal(0, 0.01),
+                9 + 22 * grown + rng.normal(0, 0.7),
+                0.02 + abs(rng.normal(0, 0.003)),
+                240,
             )
             words = f"Features are stable and not random: agreement {dense['reliability']:.2f}, directions {dense['rank']:.0f}."
             lines.append({"event": "watch", "step": step, "pooled": pooled, "dense": dense, "sentence": words})
@@ -128,9 +134,11 @@ def observations(run: Path, images: np.ndarray, labels: np.ndarray, rng: np.rand
 
 def adapted(run: Path, images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> None:
     """scores.csv, summary.json and the examples, worst first: pretraining gains with few labels."""
-    start, reach, bend = {"scratch": 0.52, "frozen": 0.66, "fine-tuned": 0.63}, {
-        "scratch": 0.865, "frozen": 0.835, "fine-tuned": 0.872
-    }, 3.0
+    start, reach, bend = (
+        {"scratch": 0.52, "frozen": 0.66, "fine-tuned": 0.63},
+        {"scratch": 0.865, "frozen": 0.835, "fine-tuned": 0.872},
+        3.0,
+    )
     lines, table, gains = ["count,draw,arm,subject,structure,dice"], [], []
     for count in COUNTS:
         means = {}

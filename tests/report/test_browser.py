@@ -7,13 +7,19 @@ import subprocess
 import matplotlib.image
 import numpy as np
 import pytest
+
 from headwater.report import render
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="no chromium here"), pytest.mark.slow]
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars",
-    "--enable-logging=stderr", "--v=0",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+    "--v=0",
 )
 
 
@@ -49,7 +55,7 @@ def test_nothing_reaches_over_the_edge(page, tmp_path, width):
     probe.write_text(
         f'<iframe id="f" src="{page.as_uri()}" style="border:0;width:{width}px;height:900px"></iframe><script>onload = () => {{'
         'const root = document.getElementById("f").contentDocument.documentElement;'
-        ' document.title = `${root.scrollWidth}`; }</script>'
+        " document.title = `${root.scrollWidth}`; }</script>"
     )
     dom, _ = browse(probe, tmp_path, "--allow-file-access-from-files", "--window-size=1700,1000", "--dump-dom")
     assert re.search(r"<title>(\d+)</title>", dom)[1] == str(width)

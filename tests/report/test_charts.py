@@ -4,15 +4,23 @@ import math
 import re
 
 import pytest
+
 from headwater.report.charts import Axis, Level, Line, Scale, chart, round_ticks, short, spread_apart, trace
 from headwater.report.strips import intervals, ridges
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [
-        (0, "0"), (24.0, "24"), (24.31, "24.3"), (0.613, "0.61"), (0.0608, "0.061"), (1900, "1,900"), (-0.5, "−0.50"),
+    ("value", "text"),
+    [
+        (0, "0"),
+        (24.0, "24"),
+        (24.31, "24.3"),
+        (0.613, "0.61"),
+        (0.0608, "0.061"),
+        (1900, "1,900"),
+        (-0.5, "−0.50"),
         (math.nan, "–"),
-    ]
+    ],
 )
 def test_a_number_is_short(value, text):
     assert short(value) == text
@@ -47,7 +55,11 @@ def test_a_curve_is_cut_at_nan():
 def test_no_values_break_a_chart_or_leave_nan_in_it(y, kind):
     line = Line("a", list(range(1, len(y) + 1)), y, "water", low=y, high=y, mark="square")
     drawing = chart(
-        [line], Axis("x", kind), Axis("y", kind), alt="x", levels=[Level("l", math.nan, "before")],
+        [line],
+        Axis("x", kind),
+        Axis("y", kind),
+        alt="x",
+        levels=[Level("l", math.nan, "before")],
         chance=Line("c", line.x, y, "chance"),
     )
     assert not re.search(r'"[^"]*\b(nan|inf)\b[^"]*"', drawing)

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+
 from headwater.errors import InputError
 from headwater.report import read, render
 

@@ -6,7 +6,7 @@ import re
 
 import matplotlib.image
 import numpy as np
-import pytest
+
 from headwater.report.pictures import LARGEST, STRUCTURES, colour, grey, layer, outline, picture
 
 

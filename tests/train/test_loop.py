@@ -118,7 +118,6 @@ def test_killed_before_the_first_state(flat, tiny, tmp_path):
     assert same(loop.fit(flat, settings, run), whole) and told(run) == told(tmp_path / "whole")
 
 
-@pytest.mark.xfail(strict=True, reason="the first event of the resumed run is glued to the torn line and lost")
 def test_killed_while_writing_an_event(flat, tiny, tmp_path):
     settings = tiny(2)
     with pytest.raises(Interrupted):

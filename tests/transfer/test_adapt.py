@@ -161,11 +161,14 @@ def test_identical_arms_gain_exactly_nothing(tiny):
         assert gain["sentence"].endswith(": no evidence of a gain.")
 
 
-@pytest.mark.parametrize(("gain", "said"), [
-    (Interval(0.041, 0.019, 0.06), "With 4 labels: frozen minus scratch +4.1 Dice points [1.9, 6.0], a gain."),
-    (Interval(-0.02, -0.03, -0.01), "With 4 labels: frozen minus scratch -2.0 Dice points [-3.0, -1.0], a loss."),
-    (Interval(0.01, -0.01, 0.03), "With 4 labels: frozen minus scratch +1.0 Dice points [-1.0, 3.0]: no evidence of a gain."),
-])
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [
+        (Interval(0.041, 0.019, 0.06), "With 4 labels: frozen minus scratch +4.1 Dice points [1.9, 6.0], a gain."),
+        (Interval(-0.02, -0.03, -0.01), "With 4 labels: frozen minus scratch -2.0 Dice points [-3.0, -1.0], a loss."),
+        (Interval(0.01, -0.01, 0.03), "With 4 labels: frozen minus scratch +1.0 Dice points [-1.0, 3.0]: no evidence of a gain."),
+    ],
+)
 def test_what_a_gain_means(gain, said):
     assert adapt.gain_sentence(4, "frozen", gain) == said
 

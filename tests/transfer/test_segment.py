@@ -85,7 +85,8 @@ def test_the_tuned_decoder_inherits_all_but_its_head(flat, pretrained):
         inherited = pretrained.family == "resenc" and not key.startswith("head.")
         assert torch.equal(value, trained[key] if inherited else scratch[key]), key
     assert segment.inherit(segment.build("scratch", flat, pretrained.settings, pretrained.path, KEY).decoder, trained) == sorted(
-        key for key in trained if pretrained.family == "resenc" and not key.startswith("head."))
+        key for key in trained if pretrained.family == "resenc" and not key.startswith("head.")
+    )
 
 
 def test_a_start_is_a_function_of_its_key(flat, tiny):

@@ -44,7 +44,8 @@ def test_a_sample_does_not_depend_on_its_batch(d):
 
 def test_seed_and_step_decide():
     first, again, step, seed = (
-        make_views(scans(2), HOW[2], seed=a, step=b, stride=(4, 4)) for a, b in [(0, 1), (0, 1), (0, 2), (1, 1)])
+        make_views(scans(2), HOW[2], seed=a, step=b, stride=(4, 4)) for a, b in [(0, 1), (0, 1), (0, 2), (1, 1)]
+    )
     assert first.x.equal(again.x) and first.keep.equal(again.keep)
     assert not first.x.equal(step.x) and not first.x.equal(seed.x)
 

@@ -68,8 +68,14 @@ def test_blur_is_a_gaussian_of_that_sigma(d):
 
 def test_chances_and_ranges():
     p = draw_intensity(numpy_stream(0, "i"), 20000)
-    for name, chance, low, high in [("noise", 0.1, 0, 0.1**0.5), ("blur", 0.2, 0.5, 1), ("brightness", 0.15, 0.75, 1.25),
-                                    ("contrast", 0.15, 0.75, 1.25), ("gamma", 0.3, 0.7, 1.5), ("inverted_gamma", 0.1, 0.7, 1.5)]:
+    for name, chance, low, high in [
+        ("noise", 0.1, 0, 0.1**0.5),
+        ("blur", 0.2, 0.5, 1),
+        ("brightness", 0.15, 0.75, 1.25),
+        ("contrast", 0.15, 0.75, 1.25),
+        ("gamma", 0.3, 0.7, 1.5),
+        ("inverted_gamma", 0.1, 0.7, 1.5),
+    ]:
         values = getattr(p, name)
         on = values[values != OFF[name]]
         assert abs(len(on) / 20000 - chance) < 0.01 and on.min() >= low and on.max() <= high

@@ -8,9 +8,18 @@ from headwater.streams import numpy_stream
 from headwater.views.masks import draw_masks
 
 
-@pytest.mark.parametrize("grid, ratio, block, kept", [
-    ((6, 8, 6), 0.75, 1, 72), ((6, 8, 6), 0.75, 2, 72), ((8, 8), 0.6, 1, 26), ((8, 8), 0.6, 2, 24), ((5, 7), 0.5, 2, 18),
-    ((6, 8, 6), 0.0, 1, 288), ((1, 2), 0.5, 1, 1)])
+@pytest.mark.parametrize(
+    "grid, ratio, block, kept",
+    [
+        ((6, 8, 6), 0.75, 1, 72),
+        ((6, 8, 6), 0.75, 2, 72),
+        ((8, 8), 0.6, 1, 26),
+        ((8, 8), 0.6, 2, 24),
+        ((5, 7), 0.5, 2, 18),
+        ((6, 8, 6), 0.0, 1, 288),
+        ((1, 2), 0.5, 1, 1),
+    ],
+)
 def test_exact_and_equal_counts(grid, ratio, block, kept):
     keep = draw_masks(numpy_stream(0, "m"), 9, grid, ratio, block)
     assert keep.dtype == torch.bool and keep.shape == (9, *grid)

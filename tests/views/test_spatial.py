@@ -16,8 +16,9 @@ def identity(shape, size, first, signs=None):
     return Placement(tuple(f + (s - 1) / 2 for f, s in zip(first, size, strict=True)), matrix, size)
 
 
-@pytest.mark.parametrize("shape, size, first", [
-    ((9, 12), (5, 7), (2, 3)), ((9, 12, 8), (13, 8, 8), (-2, 4, 0)), ((6, 5, 4), (9, 9, 9), (-2, -2, -3))])
+@pytest.mark.parametrize(
+    "shape, size, first", [((9, 12), (5, 7), (2, 3)), ((9, 12, 8), (13, 8, 8), (-2, 4, 0)), ((6, 5, 4), (9, 9, 9), (-2, -2, -3))]
+)
 def test_shift_equals_numpy_pad_and_crop(shape, size, first):
     array = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float16)
     pads = [(max(0, -f), max(0, f + s - n)) for f, s, n in zip(first, size, shape, strict=True)]
@@ -34,8 +35,17 @@ def test_shift_equals_numpy_pad_and_crop(shape, size, first):
 def test_ramp_under_a_general_placement_has_a_closed_form(d):
     shape, size = (30, 34, 28)[:d], (9, 11, 7)[:d]
     ramp = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")).astype(np.float32)
-    placement = draw_placements(numpy_stream(0, "p"), [shape], size, rotation=40.0, probability=1.0, mirror=(0,), shift=0.2,
-                                scale=(0.7, 0.9), spacing=(1.0, 2.0, 0.5)[:d])[0]
+    placement = draw_placements(
+        numpy_stream(0, "p"),
+        [shape],
+        size,
+        rotation=40.0,
+        probability=1.0,
+        mirror=(0,),
+        shift=0.2,
+        scale=(0.7, 0.9),
+        spacing=(1.0, 2.0, 0.5)[:d],
+    )[0]
     out = place(ramp, placement)
     p = np.stack(np.meshgrid(*[np.arange(s) - (s - 1) / 2 for s in size], indexing="ij")).reshape(d, -1)
     expected = np.asarray(placement.centre)[:, None] + np.asarray(placement.matrix) @ p
@@ -79,8 +89,9 @@ def test_only_the_needed_block_is_read(probability):
 def test_rotation_is_rigid_in_millimetres_and_scale_is_the_determinant():
     spacing = (1.0, 2.5, 0.7)
     for i in range(20):
-        p = draw_placements(
-            numpy_stream(i, "p"), [(60, 60, 60)], (20, 20, 20), rotation=30.0, probability=1.0, spacing=spacing)[0]
+        p = draw_placements(numpy_stream(i, "p"), [(60, 60, 60)], (20, 20, 20), rotation=30.0, probability=1.0, spacing=spacing)[
+            0
+        ]
         in_mm = np.diag(spacing) @ np.asarray(p.matrix) @ np.diag(1 / np.array(spacing))
         gram = in_mm.T @ in_mm
         assert np.allclose(gram, gram[0, 0] * np.eye(3), atol=1e-9) and 0.49 <= gram[0, 0] <= 1.96
@@ -88,8 +99,12 @@ def test_rotation_is_rigid_in_millimetres_and_scale_is_the_determinant():
 
 def test_slack_is_used_and_the_smaller_lies_inside_the_larger():
     shapes = [(36, 50)] * 300
-    firsts = np.array([np.array(p.centre) - (np.array(p.size) - 1) / 2 for p in
-                       draw_placements(numpy_stream(0, "p"), shapes, (40, 30), probability=0.0)])
+    firsts = np.array(
+        [
+            np.array(p.centre) - (np.array(p.size) - 1) / 2
+            for p in draw_placements(numpy_stream(0, "p"), shapes, (40, 30), probability=0.0)
+        ]
+    )
     assert np.array_equal(firsts, np.rint(firsts))
     assert set(firsts[:, 0]) == {-4, -3, -2, -1, 0} and set(firsts[:, 1]) == set(range(21))
     centred = draw_placements(numpy_stream(0, "p"), shapes[:1], (40, 30), probability=0.0, shift=0.0)[0]
