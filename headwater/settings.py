@@ -157,11 +157,9 @@ def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
             return float(value)
         if isinstance(value, int):
             return value
-    wanted = {int: "a whole number", float: "a number", tuple: "whole numbers with commas between"}[type(old)]
+    wanted = {int: "a whole number", float: "a number", tuple: "numbers with commas between"}[type(old)]
     example = json.dumps(old or (16, 16, 16)).strip("[]") if isinstance(old, tuple) else old
-    raise InputError(
-        f"--set {assignment}: expected {wanted}, such as {assignment.partition("=")[0]}={example}."
-    )
+    raise InputError(f"--set {assignment}: expected {wanted}, such as {assignment.split('=')[0]}={example}.")
 
 
 def check(settings: Settings) -> None:
