@@ -18,10 +18,10 @@ GENERIC = {"images", "imagestr", "scans", "data", "train", "nifti", "raw"}  # fo
 class Request:
     """What a user asked for, before anything was looked at."""
 
-    scans: Path
-    labels: Path | None = None
-    out: Path | None = None
-    test: Path | None = None
+    scans: Path | str
+    labels: Path | str | None = None
+    out: Path | str | None = None
+    test: Path | str | None = None
     budget: float | None = None
     seed: int = 0
     changes: tuple[str, ...] = ()
@@ -57,11 +57,11 @@ def folder_for(request: Request) -> Path:
     Raises: InputError when the folder asked for belongs to another request.
     """
     if request.out is not None:
-        if not _ours(request.out, request):
+        if not _ours(Path(request.out), request):
             raise InputError(
                 f"{request.out} holds something else (another run, or other files). Choose another --out, or remove it."
             )
-        return request.out
+        return Path(request.out)
     typed = Path(request.scans)
     name = typed.parent.name if typed.name.lower() in GENERIC and typed.parent.name not in ("", "..") else typed.resolve().name
     number = 1
@@ -141,9 +141,9 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         runfolder.write_json(run / "settings.json", told.to_dict(settings))
     progress.say("")
     progress.say("Plan (change any line with --set)")
-    width = max(len(row["choice"]) for row in rows)
     for row in rows:
-        progress.say(f"  {row['name']:<10} {row['choice']:<{min(width, 64)}}   because {row['because']}")
+        progress.say(f"  {row['name']:<10} {row['choice']}")
+        progress.say(f"  {'':<10}   because {row['because']}")
     progress.say("")
     return settings
 

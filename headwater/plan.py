@@ -198,19 +198,19 @@ def lines(
     """What will be done and why, for the terminal, plan.json and the page."""
     pretraining, adapting = minutes(settings, costs, tests)
     chosen, view, adapt = settings.backbone, settings.views, settings.adapt
-    where = machine.accelerator or f"{machine.cores} cores without an accelerator"
+    where = machine.accelerator or f"{machine.cores} cores and no accelerator"
     kind = {"resenc": "residual encoder", "vit": "vision transformer"}[chosen.family]
     goal = {"cva": "consistent view alignment + masked autoencoding", "mae": "masked autoencoding"}[settings.pretrain.objective]
     rows = [
         (
             "backbone",
             f"{kind}, {chosen.size}, {parameters:.1f} M parameters",
-            f"{where}; a CNN is the safe start with few scans" if chosen.family == "resenc" else f"{where}; asked for",
+            f"there are {where}" + ("; a CNN is the safe start with few scans" if chosen.family == "resenc" else ""),
         ),
         (
             "views",
             f"two crops of {_by(view.crop)} voxels out of {_by(view.parent)}",
-            f"scans are about {_by(_median(store))} voxels",
+            f"half of the scans are {_by(_median(store))} voxels or less",
         ),
         (
             "pretrain",
@@ -224,7 +224,7 @@ def lines(
             (
                 "adapt",
                 f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each, {_minutes(adapting)}",
-                f"{tests} subjects kept for testing; the budget is {settings.budget:g} min",
+                f"the budget is {settings.budget:g} min, and {tests} scans are kept for testing",
             )
         )
     size = (store.images.nbytes + store.labels.nbytes) / 2**30
@@ -232,11 +232,11 @@ def lines(
         (
             "memory",
             f"{costs.memory:.1f} GiB",
-            f"measured in the trial steps, {settings.precision}{_faster(costs)}; disk {size + 0.1:.1f} GiB",
+            f"the trial steps in {settings.precision} took that{_faster(costs)}; disk {size + 0.1:.1f} GiB",
         )
     )
     done = time.strftime("%H:%M", time.localtime(time.time() + 60 * (pretraining + adapting) + 30))
-    rows.append(("done", f"about {done}", f"{_minutes(pretraining + adapting)} of work"))
+    rows.append(("done", f"about {done}", f"this is {_minutes(pretraining + adapting)} of work"))
     return [{"name": name, "choice": choice, "because": because} for name, choice, because in rows]
 
 

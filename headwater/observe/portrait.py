@@ -66,7 +66,7 @@ def pictures(
         for grid, plane, image in zip(grids, planes, images, strict=False):
             colours = _slice(components.rgb(fitted, grid).numpy(), plane // stride[-1], grid.ndim - 1)
             found[name].append(_enlarge(colours, stride, image.shape))
-    largest = np.max([i.shape for i in images] + ([size] if size else []), axis=0)
+    largest = np.max([i.shape for i in images] + ([size] if size else []), axis=0).tolist()
     return {name: np.stack([pad(p, largest) for p in values]) for name, values in found.items()}, explained
 
 
