@@ -1,6 +1,8 @@
 """The commands as functions: what the command line and Python share."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +135,11 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         shape = tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0))
         settings = wanted(request, recipes.default(shape, bool(here.accelerator)))
         labelled, tests = adapt.trainable(store), adapt.testable(store)
-        costs = plan.measure(store, settings, labelled if tests else [])
+        if store.labelled and not (labelled and tests):
+            progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
+        batch = min(settings.pretrain.batch, max(2, len(store.split("train"))))  # a scan twice in a batch is no pair of scans
+        settings = replace(settings, pretrain=replace(settings.pretrain, batch=batch))
+        costs = plan.measure(store, settings, labelled if tests else [], progress)
         settings = plan.spend(settings, costs, len(labelled), len(tests))
         parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6
         rows = plan.lines(settings, costs, store, here, len(tests), parameters)
@@ -148,13 +154,26 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
     return settings
 
 
-def pretrain(request: Request, progress: Progress | None = None) -> Path:
+def pretrain(request: Request, progress: Progress | None = None, command: str = "") -> Path:
     """A backbone from unlabelled scans, with the watch on. Returns the run folder."""
     progress = progress or Silent()
     run, store = begin(request, progress)
     settings = resolve(request, run, store, progress)
-    _pretrain(run, store, settings, progress)
+    with sitting(run, settings, command):
+        _pretrain(run, store, settings, progress)
     return run
+
+
+@contextmanager
+def sitting(run: Path, settings: Settings, command: str) -> Iterator[None]:
+    """Notes in provenance.json what is needed to repeat the run, also when the work within is interrupted; minutes add up."""
+    from headwater import provenance
+
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        provenance.write(run, settings, command, time.monotonic() - started)
 
 
 def _pretrain(run: Path, store: Any, settings: Settings, progress: Progress) -> None:
@@ -177,6 +196,7 @@ def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]
     """
     import numpy as np
 
+    from headwater.device import machine
     from headwater.observe import portrait, watch
     from headwater.train import loop, state
     from headwater.transfer.examples import central, picture_size
@@ -184,8 +204,7 @@ def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]
     progress = progress or Silent()
     run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
     store, settings = _reopen(run)
-    initial = loop.assemble(settings, store)[0].backbone
-    trained = loop.assemble(settings, store)[0].backbone
+    initial, trained = (loop.assemble(settings, store)[0].backbone.to(machine().device) for _ in range(2))
     trained.load_state_dict(state.under(state.read(run / "state" / "pretrain.safetensors"), "teacher.backbone."))
     chosen = watch.chosen_from(store.split("train"), settings.seed)
     arrays = [store.image(i) for i in chosen]
@@ -208,15 +227,20 @@ def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]
     return found
 
 
-def adapt(run: Path | str, progress: Progress | None = None) -> dict[str, Any]:
+def adapt(run: Path | str, progress: Progress | None = None, command: str = "") -> dict[str, Any]:
     """Scratch, frozen and fine-tuned at several label counts, with intervals. Returns the summary."""
-    from headwater.transfer import adapt as transfer
-
     run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
     store, settings = _reopen(run)
     if not settings.adapt.counts:
         raise InputError(f"{run} was made without masks to adapt with. Start a run with --labels MASKS.")
-    return transfer.run(store, settings, run / "adapt", run / "state" / "pretrain.safetensors", progress or Silent())
+    with sitting(run, settings, command):
+        return _adapt(run, store, settings, progress or Silent())
+
+
+def _adapt(run: Path, store: Any, settings: Settings, progress: Progress) -> dict[str, Any]:
+    from headwater.transfer import adapt as transfer
+
+    return transfer.run(store, settings, run / "adapt", run / "state" / "pretrain.safetensors", progress)
 
 
 def report(run: Path | str) -> Path:
@@ -230,22 +254,15 @@ def report(run: Path | str) -> Path:
 
 def run(request: Request, progress: Progress | None = None, command: str = "") -> Path:
     """The main job: look, pretrain, observe, adapt, report. Returns the path of the page."""
-    progress, started = progress or Silent(), time.monotonic()
+    progress = progress or Silent()
     folder, store = begin(request, progress)
     settings = resolve(request, folder, store, progress)
-    _pretrain(folder, store, settings, progress)
-    observe(folder, progress)
-    if settings.adapt.counts:
-        adapt(folder, progress)
-    note_provenance(folder, settings, command, started)
+    with sitting(folder, settings, command):
+        _pretrain(folder, store, settings, progress)
+        observe(folder, progress)
+        if settings.adapt.counts:
+            _adapt(folder, store, settings, progress)
     return report(folder)
-
-
-def note_provenance(run: Path, settings: Settings, command: str, started: float) -> None:
-    """provenance.json: what is needed to repeat the run; minutes add up over resumed sittings."""
-    from headwater import provenance
-
-    provenance.write(run, settings, command, time.monotonic() - started)
 
 
 def _existing(run: Path | str, needed: str, remedy: str) -> Path:

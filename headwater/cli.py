@@ -152,7 +152,7 @@ def pretrain(
 ) -> None:
     """A backbone, with the watch on. Masks, if given, are kept for `adapt`."""
     listener = _listener(json)
-    folder = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener)
+    folder = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener, _command())
     watched = [e for e in runfolder.read_events(folder) if e.get("event") == "watch"]
     if json:
         print(jsons.dumps({"run": str(folder), "watch": watched[-1] if watched else None}, indent=1))
@@ -190,9 +190,14 @@ def adapt(
     """Scratch, frozen and fine-tuned at several label counts, with intervals."""
     listener = _listener(json)
     run = scans
-    if not (scans / "settings.json").exists():
-        run = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener)
-    summary = api.adapt(run, listener)
+    if (scans / "settings.json").exists():
+        if labels or out or test or budget is not None or set:
+            raise InputError(
+                f"{scans} is a run with settings of its own: leave out the options, or name the folder of scans instead."
+            )
+    else:
+        run = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener, _command())
+    summary = api.adapt(run, listener, _command())
     if json:
         print(jsons.dumps(runfolder.plain(summary), indent=1))
         return
@@ -264,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(fault, file=sys.stderr)
         sys.exit(2)
     except (Interrupted, KeyboardInterrupt) as wish:
-        print(f"\n{wish or 'Stopped'}. The same command goes on from there.", file=sys.stderr)
+        print(f"\n{str(wish) or 'Stopped'}. The same command goes on from there.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         with contextlib.suppress(OSError):

@@ -2,10 +2,15 @@
 
 import os
 import platform
-import resource
+import sys
 from dataclasses import dataclass
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Machine:
 def machine() -> Machine:
     """Looks at this machine."""
     cuda = torch.cuda.is_available()
-    bf16 = torch.cuda.is_bf16_supported() if cuda else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    bf16 = torch.cuda.is_bf16_supported() if cuda else _bf16_on_cpu()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else float("nan")
     return Machine(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -38,11 +43,19 @@ def machine() -> Machine:
     )
 
 
+def _bf16_on_cpu() -> bool:
+    """Whether this processor computes in bfloat16; PyTorch builds without oneDNN have no such question."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Mixed precision for the forward pass: bf16 or nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def peak_memory() -> float:
-    """The most resident memory this process has used, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """The most resident memory this process has used, in GiB; NaN where the system does not say (Windows)."""
+    if resource is None:
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

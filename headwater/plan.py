@@ -1,5 +1,6 @@
 """From a budget in minutes and a measured step to the number of steps, draws and labels, each with its reason."""
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 from headwater.device import Machine, peak_memory
 from headwater.errors import InputError
+from headwater.progress import Progress, Silent
 from headwater.runfolder import write_json
 from headwater.scans.store import Store
 from headwater.settings import Pretrain, Settings
@@ -19,7 +21,7 @@ FEWEST, MOST = 40, 1000  # steps of one adaptation that are worth making
 SHORTEST = 20  # steps of pretraining that are worth making
 LOOKING = 0.15  # share of pretraining that the watch may take
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
-MARGIN = 0.93  # of the budget is planned: reading, looking at features and writing the page need the rest
+MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,11 @@ class Costs:
         return self.steps[self.precision]
 
 
-def measure(store: Store, settings: Settings, labelled: list[int]) -> Costs:
-    """Runs each kind of step for real, twice, and keeps the second (the first pays for warming up)."""
+def measure(store: Store, settings: Settings, labelled: list[int], progress: Progress | None = None) -> Costs:
+    """Runs each kind of step for real, a few times."""
     import copy
 
-    import torch
-
     from headwater.device import machine
-    from headwater.observe import watch
     from headwater.train import loop
 
     device, chosen = machine().device, store.split("train")
@@ -58,30 +57,41 @@ def measure(store: Store, settings: Settings, labelled: list[int]) -> Costs:
 
     def step(precision: str) -> None:
         views = loop.views_at(0, store, chosen, settings, student.backbone).to(device)
-        loop.step(student, teacher, objective, optimizer, views, 0.0, replace(settings, precision=precision))
+        loop.step(student, teacher, objective, optimizer, views, 0.0, 1.0, replace(settings, precision=precision))
 
     tried = {"auto": ["fp32", "bf16"] if machine().bf16 else ["fp32"]}.get(settings.precision, [settings.precision])
-    steps = {precision: _seconds(partial(step, precision), device) for precision in tried}
+    with (progress or Silent()).track("Measuring", len(tried) + 2) as advance:
+        steps = {}
+        for precision in tried:
+            steps[precision] = _seconds(partial(step, precision), device)
+            advance(1)
+        return _all_costs(store, settings, labelled, steps, teacher, device, advance)
+
+
+def _all_costs(
+    store: Store, settings: Settings, labelled: list[int], steps: dict[str, float], network: Any, device: Any, advance: Any
+) -> Costs:
+    """What else a run does, at the precision that pays."""
+    import torch
+
+    from headwater.observe import watch
+
     quickest = min(steps, key=lambda p: steps[p] * (1 if p == "fp32" else 1.1))  # bf16 has to pay for its rounding
     settings = replace(settings, precision=quickest)
+    chosen = store.split("train")
     few = [store.image(i) for i in chosen[:16]]
     look = 0.0
     if len(few) >= 8 and settings.pretrain.watch:
-        probe = watch.probe_views(few, settings.views.crop, student.backbone.stride, seed=settings.seed)
-        look = _seconds(lambda: watch.measure(teacher.backbone, probe, precision=settings.precision), device, 2)
+        probe = watch.probe_views(few, settings.views.crop, network.backbone.stride, seed=settings.seed)
+        look = _seconds(lambda: watch.measure(network.backbone, probe, precision=settings.precision), device)
         look *= min(watch.IMAGES, len(chosen)) / len(few)
+    advance(1)
     adapt, test = {}, 0.0
     if labelled:
         adapt, test = _adaptation(store, settings, labelled, device)
-    del student, teacher, optimizer
-    return Costs(
-        steps,
-        settings.precision,
-        look,
-        adapt,
-        test,
-        peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**30,
-    )
+    advance(1)
+    memory = peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**30
+    return Costs(steps, settings.precision, look, adapt, test, memory)
 
 
 def _adaptation(store: Store, settings: Settings, labelled: list[int], device: Any) -> tuple[dict[str, float], float]:
@@ -102,13 +112,13 @@ def _adaptation(store: Store, settings: Settings, labelled: list[int], device: A
 
         costs[arm] = _seconds(step, device)
     image = store.image(labelled[0])
-    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device, 2)
+    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device)
 
 
 def _seconds(work: Callable[[], Any], device: Any, repeats: int = 3) -> float:
-    """The quickest of some repeats: the first warms up, and another program can only slow the others."""
+    """The median of some repeats after one that warms up."""
     took = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):
         started = time.monotonic()
         work()
         if device.type == "cuda":
@@ -116,7 +126,7 @@ def _seconds(work: Callable[[], Any], device: Any, repeats: int = 3) -> float:
 
             torch.cuda.synchronize()
         took.append(time.monotonic() - started)
-    return min(took)
+    return statistics.median(took[1:])
 
 
 def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settings:

@@ -21,7 +21,7 @@ def write(run: Path, settings: Settings, command: str, seconds: float) -> None:
     runfolder.write_json(
         path,
         {
-            "command": command or before.get("command", ""),
+            "command": before.get("command") or command,
             "versions": versions(),
             "commit": commit(),
             "machine": asdict(machine()),

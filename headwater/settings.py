@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
@@ -165,53 +166,43 @@ def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
 def check(settings: Settings) -> None:
     """Raises InputError for the first value that cannot work."""
     views, pretrain, adapt = settings.views, settings.pretrain, settings.adapt
-    whole = {
-        "pretrain.batch": (pretrain.batch,),
-        "adapt.batch": (adapt.batch,),
-        "pretrain.save": (pretrain.save,),
-        "backbone.patch": (settings.backbone.patch,),
-        "views.mask_block": (views.mask_block,),
-        "views.crop": views.crop,
-        "views.parent": views.parent,
-        "adapt.patch": adapt.patch,
-        "adapt.counts": adapt.counts,
-    }
-    for name, values in whole.items():
-        if any(not isinstance(v, int) or v < 1 for v in values):
-            raise InputError(f"{name} is {', '.join(map(str, values))}: give whole numbers from 1.")
-    counted = {
-        "pretrain.steps": pretrain.steps,
-        "adapt.steps": adapt.steps,
-        "adapt.draws": adapt.draws,
-        "pretrain.watch": pretrain.watch,
-    }
-    for name, value in counted.items():
-        if value < 0:
-            raise InputError(f"{name} is {value}: give 0 (decided from the budget) or more.")
-    positive = {
-        "budget": settings.budget,
-        "pretrain.learning_rate": pretrain.learning_rate,
-        "adapt.learning_rate": adapt.learning_rate,
-        "pretrain.clip": pretrain.clip,
-        "adapt.clip": adapt.clip,
-    }
-    for name, value in positive.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"{name} is {value}: give a number above 0.")
-    shares = {
-        "pretrain.warmup": pretrain.warmup,
-        "adapt.warmup": adapt.warmup,
-        "pretrain.momentum": pretrain.momentum,
-        "views.geometry": views.geometry,
-        "adapt.geometry": adapt.geometry,
-    }
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is {value}: give a share from 0 to 1.")
-    choices = {
-        "precision": (settings.precision, ("auto", "fp32", "bf16")),
-        "pretrain.objective": (pretrain.objective, ("cva", "mae")),
-    }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise InputError(f"{name} is {value!r}: use one of {', '.join(known)}.")
+    rules: list[tuple[str, Callable[[Any], bool], dict[str, Any]]] = [
+        (
+            "give whole numbers from 1",
+            lambda v: all(isinstance(n, int) and n >= 1 for n in (v if isinstance(v, tuple) else (v,))),
+            {"pretrain.batch": pretrain.batch, "pretrain.save": pretrain.save, "adapt.batch": adapt.batch}
+            | {"backbone.patch": settings.backbone.patch, "views.mask_block": views.mask_block, "views.crop": views.crop}
+            | {"views.parent": views.parent, "adapt.patch": adapt.patch, "adapt.counts": adapt.counts},
+        ),
+        (
+            "give 0 (decided from the budget, or none) or more",
+            lambda v: v >= 0,
+            {"pretrain.steps": pretrain.steps, "pretrain.watch": pretrain.watch}
+            | {"adapt.steps": adapt.steps, "adapt.draws": adapt.draws},
+        ),
+        (
+            "give a number above 0",
+            lambda v: 0 < v < math.inf,
+            {"budget": settings.budget, "pretrain.clip": pretrain.clip, "adapt.clip": adapt.clip}
+            | {"pretrain.learning_rate": pretrain.learning_rate, "adapt.learning_rate": adapt.learning_rate},
+        ),
+        (
+            "give a share from 0 to 1",
+            lambda v: 0 <= v <= 1,
+            {"pretrain.warmup": pretrain.warmup, "pretrain.momentum": pretrain.momentum, "views.geometry": views.geometry}
+            | {"adapt.warmup": adapt.warmup, "adapt.geometry": adapt.geometry, "views.overlap": max(views.overlap)},
+        ),
+        ("give a share between 0 and 1, such as 0.75", lambda v: 0 < v < 1, {"views.mask_ratio": views.mask_ratio}),
+        (
+            "give two positive numbers, the smaller first, such as 0.8,1.2",
+            lambda v: len(v) == 2 and 0 < v[0] <= v[1],
+            {"views.overlap": views.overlap, "views.scale": views.scale, "adapt.scale": adapt.scale},
+        ),
+        ("use one of auto, fp32, bf16", lambda v: v in ("auto", "fp32", "bf16"), {"precision": settings.precision}),
+        ("use one of cva, mae", lambda v: v in ("cva", "mae"), {"pretrain.objective": pretrain.objective}),
+    ]
+    for remedy, fits, values in rules:
+        for name, value in values.items():
+            if not fits(value):
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise InputError(f"{name} cannot be {shown}: {remedy}.")

@@ -31,7 +31,7 @@ def torch_stream(seed: int, *key: int | str) -> "torch.Generator":
 
 @contextmanager
 def seeded(seed: int, *key: int | str) -> Iterator[None]:
-    """Within it torch's own generator (used by layers that initialise or drop) is this key's; outside it is left as it was."""
+    """Within it torch's own generator (layers that initialise or drop use it) is this key's; the CPU's is given back."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

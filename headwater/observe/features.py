@@ -19,7 +19,8 @@ class Agreement:
     """How far two views of the same images agree.
 
     reliability: -1 to 1; 1 if both views give the same features. null95: what permuted pairs reach in 95 of 100 draws.
-    error: standard error of reliability (jackknife over images). rank: directions that agree beyond chance, 0 to d.
+    error: standard error of reliability (jackknife over images). rank: directions that agree beyond chance, 0 to d;
+    rank_null95: what permuted pairs reach in 95 of 100 draws.
     n: images. d: directions compared, after the PCA. spread: share of the features' mean square that differs between
     images, 0 (every image gets the same features) to 1. why: empty, or what kept a number from being computed (nan).
     """
@@ -31,6 +32,7 @@ class Agreement:
     d: int
     spread: float
     error: float = math.nan
+    rank_null95: float = math.nan
     why: str = ""
 
     def numbers(self) -> dict[str, float | int | str]:
@@ -63,7 +65,7 @@ def signal_rank(
     """
     _check(a, b)
     generator = generator if generator is not None else torch_stream(0, "observe", "pairs")
-    return _signal_rank(_centre(a[:, None]), _centre(b[:, None]), null, generator)
+    return _signal_rank(_centre(a[:, None]), _centre(b[:, None]), null, generator)[0]
 
 
 def agreement(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], *, seed: int, permutations: int = 20) -> Agreement:
@@ -106,7 +108,8 @@ def compare(
         x, y = _project(x, y, d)
     generator = torch_stream(seed, "observe", "pairs")
     null95, error = _chance(x, y, generator), _error(x, y)
-    return Agreement(_reliability(x, y), null95, _signal_rank(x, y, permutations, generator), n, d, spread, error)
+    rank, rank_null95 = _signal_rank(x, y, permutations, generator)
+    return Agreement(_reliability(x, y), null95, rank, n, d, spread, error, rank_null95)
 
 
 def _check(a: Tensor, b: Tensor) -> None:
@@ -158,12 +161,14 @@ def _error(x: Tensor, y: Tensor) -> float:
     return float(((len(x) - 1) * without.var(correction=0)).sqrt())
 
 
-def _signal_rank(x: Tensor, y: Tensor, null: int, generator: torch.Generator) -> float:
+def _signal_rank(x: Tensor, y: Tensor, null: int, generator: torch.Generator) -> tuple[float, float]:
+    """The signal rank, and the 95th percentile of what the permuted pairings score by the same measure."""
     left = x.flatten(0, 1).T
     shared = _eigenvalues(left, y)
-    tops = [_eigenvalues(left, y[_partners(len(y), generator)])[-1] for _ in range(null)]
-    floor = float(torch.stack(tops).quantile(0.95))
-    return _entropy_rank(shared[shared > max(floor, 0.0)])
+    permuted = torch.stack([_eigenvalues(left, y[_partners(len(y), generator)]) for _ in range(null)])
+    floor = max(float(permuted[:, -1].quantile(0.95)), 0.0)
+    chance = torch.tensor([_entropy_rank(values[values > floor]) for values in permuted], dtype=torch.float64)
+    return _entropy_rank(shared[shared > floor]), float(chance.quantile(0.95))
 
 
 def _eigenvalues(left: Tensor, y: Tensor) -> Tensor:

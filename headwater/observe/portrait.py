@@ -13,6 +13,7 @@ from headwater.observe.verdict import TRAINED, verdict
 from headwater.observe.watch import Pixels, Probe, measure
 
 REFERENCE = 16  # scans whose tokens define the colours
+MOST = 4096  # tokens of each of them
 
 
 def compare(
@@ -24,16 +25,27 @@ def compare(
         for name, network in (("final", trained), ("initial", initial), ("pixels", Pixels(probe.stride)))
     }
     judged = verdict(found["initial"], history, found["final"], TRAINED.get(objective, ("pooled", "dense")))
-    return {**found, "verdict": {"state": judged.state, "sentence": judged.sentence}, "shift_voxels": max(probe.shift)}
+    sentence = judged.sentence
+    plain, dense = (found[name]["dense"]["reliability"] for name in ("pixels", "final"))
+    if plain > dense:
+        sentence += f" Plain pixels agree more on these views ({plain:.2f}): stability is not usefulness, which labels decide."
+    return {**found, "verdict": {"state": judged.state, "sentence": sentence}, "shift_voxels": max(probe.shift)}
 
 
 @torch.no_grad()
 def token_grid(backbone: nn.Module, array: np.ndarray, precision: str) -> Float[Tensor, "*G D"]:
     """Tokens of one whole scan (C, *S) on their grid, float32 on the CPU."""
     device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
+    x = thick(torch.from_numpy(array.astype(np.float32))[None], getattr(backbone, "stride", (1,) * (array.ndim - 1))).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        features = backbone(torch.from_numpy(array.astype(np.float32))[None].to(device))
+        features = backbone(x)
     return features.tokens[0].float().cpu().unflatten(0, features.grid)
+
+
+def thick(x: Float[Tensor, "B C *S"], least: Sequence[int]) -> Float[Tensor, "B C *R"]:
+    """The image, continued with zeros at the high end of an axis that is shorter than a token."""
+    wide = [max(0, s - n) for n, s in zip(x.shape[2:], least, strict=True)]
+    return nn.functional.pad(x, [side for w in reversed(wide) for side in (0, w)]) if any(wide) else x
 
 
 def pictures(
@@ -54,20 +66,34 @@ def pictures(
     Returns: arrays for an npz: "image" (n, H, W), and by network (n, H, W, 3) in [0, 1]; explained shares of variance by network.
     """
     planes = list(planes) or [a.shape[-1] // 2 for a in arrays[:shown]]
-    images = [_slice(a[0].astype(np.float32), p, a.ndim - 1) for a, p in zip(arrays, planes, strict=False)][:shown]
+    middles = [a.shape[-1] // 2 for a in arrays[len(planes) :]]
+    parts = [_block(a, p, stride) for a, p in zip(arrays[:REFERENCE], [*planes, *middles], strict=False)]
+    images = [_slice(a[0].astype(np.float32), p, a.ndim - 1) for a, p in parts[: min(shown, len(planes))]]
     found, explained = {"image": images}, {}
     for name, network in networks.items():
-        was = network.training
-        grids = [token_grid(network.eval(), a, precision) for a in arrays[:REFERENCE]]
+        was, rows, colours = network.training, [], []
+        network.eval()
+        for at, (array, plane) in enumerate(parts):
+            grid = token_grid(network, array, precision)
+            flat = grid.flatten(0, -2)
+            rows.append(flat[:: max(1, len(flat) // MOST)])
+            if at < len(images):
+                colours.append(_slice(grid.numpy(), plane // stride[-1], grid.ndim - 1).copy())
         network.train(was)
-        fitted = components.fit(torch.cat([g.flatten(0, -2) for g in grids]))
+        fitted = components.fit(torch.cat(rows))
         explained[name] = fitted.explained.tolist()
-        found[name] = []
-        for grid, plane, image in zip(grids, planes, images, strict=False):
-            colours = _slice(components.rgb(fitted, grid).numpy(), plane // stride[-1], grid.ndim - 1)
-            found[name].append(_enlarge(colours, stride, image.shape))
+        painted = [components.rgb(fitted, torch.from_numpy(c)).numpy() for c in colours]
+        found[name] = [_enlarge(p, stride, i.shape) for p, i in zip(painted, images, strict=True)]
     largest = np.max([i.shape for i in images] + ([size] if size else []), axis=0).tolist()
     return {name: np.stack([pad(p, largest) for p in values]) for name, values in found.items()}, explained
+
+
+def _block(array: np.ndarray, plane: int, stride: Sequence[int]) -> tuple[np.ndarray, int]:
+    """What fits into memory of a large scan around a plane, starting at a whole token, and the plane's place in it."""
+    most = 160 if array.ndim == 4 else 1024
+    middles = [n // 2 for n in array.shape[1:-1]] + [plane if array.ndim == 4 else array.shape[-1] // 2]
+    first = [max(0, min(m - most // 2, n - most)) // s * s for m, n, s in zip(middles, array.shape[1:], stride, strict=True)]
+    return array[(slice(None), *(slice(f, f + most) for f in first))], plane - first[-1]
 
 
 def _slice(picture: np.ndarray, plane: int, ndim: int) -> np.ndarray:

@@ -16,7 +16,7 @@ TRAINED = {"mae": ("dense",), "cva": ("pooled", "dense")}  # the levels an objec
 
 ADVICE = {
     "collapsed": "Usually: learning rate too high after warm-up, or gradients that reach the teacher. "
-    "Next: {resume}, with half the learning rate.",
+    "Next: start again with half the learning rate (--set pretrain.learning_rate=...){resume}.",
     "random": "Usually: training has not started to work, or the two views share too little. "
     "Next: check that the loss fell, then train longer or raise the overlap of the views.",
     "weak": "Usually: too few steps, or an objective that does not ask for this agreement. "
@@ -70,7 +70,7 @@ def verdict(
         sentence += "".join(_few(name, judged[name][2]) for name in deciding)
     else:
         best = next((judged[name][2].get("best_step") for name in deciding if judged[name][0] == "collapsed"), None)
-        resume = f"go back to the state of step {best:,} or before" if best else "start again"
+        resume = f"; it was last at its best at step {best:,}" if best else ""
         sentence += " " + ADVICE[overall].format(resume=resume)
     return Verdict(overall, sentence, {name: {"state": state, **numbers} for name, (state, _, numbers) in judged.items()})
 

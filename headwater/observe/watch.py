@@ -170,9 +170,9 @@ class Watch:
         self.probe: Probe | None = None
 
     def due(self, step: int) -> bool:
-        """Whether to look after this step: `settings.pretrain.watch` times over the run, the last step among them."""
+        """Whether to look after this step: `settings.pretrain.watch` times over the run at most, the last step among them."""
         times = self.settings.pretrain.watch
-        return times > 0 and (step == self.steps or step % max(1, round(self.steps / times)) == 0)
+        return times > 0 and step * times // self.steps > (step - 1) * times // self.steps
 
     def look(self, backbone: nn.Module, step: int) -> str:
         """Measures, appends the event, and returns one line for the terminal. With fewer than 8 scans it says so and goes on."""

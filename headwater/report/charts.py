@@ -102,7 +102,13 @@ class Scale:
         base = math.log2(10) if self.kind == "log" else 1.0
         powers = range(math.ceil(self.low / base - 1e-9), math.floor(self.high / base + 1e-9) + 1)
         every = max(1, -(-len(powers) // 6))
-        return [(2 ** (power * base), f"{round(2 ** (power * base), 9):,g}") for power in powers[::every]]
+        return [(2 ** (power * base), self._power(power, 2 ** (power * base))) for power in powers[::every]]
+
+    def _power(self, power: int, value: Real) -> str:
+        """10⁶ where the number written out would not fit beside the axis."""
+        if self.kind == "log" and value >= 5e4:
+            return "10" + str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        return f"{round(value, 9):,g}"
 
     def __call__(self, value: Real) -> Real:
         if not math.isfinite(value) or (self.kind != "linear" and value <= 0):

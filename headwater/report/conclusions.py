@@ -42,13 +42,18 @@ def worth(summary: dict[str, Any]) -> list[dict[str, str]]:
     gains = [g for g in rows(summary.get("gains")) if g.get("arm") == "fine-tuned"]
     if not gains:
         return []
+    unknown = [g for g in gains if not all(math.isfinite(number(g.get(key))) for key in ("gain", "low", "high"))]
     clear = {sign: [g for g in gains if sign * number(g["low" if sign > 0 else "high"]) > 0] for sign in (1, -1)}
     told = "; ".join(f"{g['count']}: {_points(g)}" for g in gains)
     detail = f"Dice points, fine-tuned minus scratch, by number of labels: {told}."
     found = []
+    if len(unknown) == len(gains):
+        why = "one test subject" if summary.get("test_subjects") == 1 else "there is no interval for the gain"
+        text = f"It cannot be told whether pretraining is worth it: {why}."
+        return [{"text": text, "detail": detail, "evidence": "labels"}, *best(summary)]
     if clear[1]:
         text = f"Pretraining is worth it at {_labels(clear[1])}: {_points(max(clear[1], key=lambda g: g['gain']))} Dice at best."
-        rest = [g for g in gains if g not in clear[1] and g not in clear[-1]]
+        rest = [g for g in gains if g not in clear[1] and g not in clear[-1] and g not in unknown]
         text += f" At {_labels(rest)}: no evidence of a gain." if rest else ""
         found.append({"text": text, "detail": detail, "evidence": "labels"})
     elif not clear[-1]:
@@ -106,7 +111,10 @@ def best(summary: dict[str, Any]) -> list[dict[str, str]]:
         f"Mean Dice {100 * number(r['mean']):.1f} with {_labels([r])} ({r['arm']})."
         for r in ([middle] if middle is row else [middle, row])
     )
-    detail = f"{summary.get('test_subjects')} held-out subjects, {summary.get('draws')} draws of labels; best: {parts}."
+    tested, draws = summary.get("test_subjects"), summary.get("draws")
+    detail = (
+        f"{tested} held-out subject{'s' * (tested != 1)}, {draws} draw{'s' * (draws != 1)} of labelled subjects; best: {parts}."
+    )
     return [{"text": text, "detail": detail, "evidence": "labels"}]
 
 
@@ -122,7 +130,10 @@ def set_aside(passport: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _points(gain: dict[str, Any]) -> str:
-    return f"{100 * number(gain['gain']):+.1f} [{100 * number(gain['low']):.1f}, {100 * number(gain['high']):.1f}]"
+    value, low, high = (100 * number(gain.get(key)) for key in ("gain", "low", "high"))
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:+.1f}" + (f" [{low:.1f}, {high:.1f}]" if math.isfinite(low) and math.isfinite(high) else "")
 
 
 def _labels(gains: list[dict[str, Any]]) -> str:

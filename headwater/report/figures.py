@@ -12,7 +12,12 @@ from headwater.report.strips import intervals, ridges
 
 ARMS = {"scratch": ("scratch", "circle"), "frozen": ("frozen", "square"), "fine-tuned": ("tuned", "diamond")}
 OTHER_ARMS = (("other1", "circle"), ("other2", "square"), ("other3", "diamond"))
-PARTS = {"rec": "reconstruction", "cva": "alignment of views", "con": "contrast"}
+PARTS = {  # names in the events -> words
+    "reconstruction": "hidden voxels filled in",
+    "consistency": "two views of a place alike",
+    "contrast": "scans told apart",
+}
+NULLS = {"reliability": "null95", "rank": "rank_null95"}  # the second is not in the runs of the first version
 LEVELS = {"pooled": "whole scan", "dense": "single tokens"}
 
 
@@ -90,12 +95,12 @@ def watch(record: Record) -> list[Figure]:
             y = [number(event[level].get(quantity)) for event in events]
             if not finite(y):
                 continue
-            null = [number(event[level].get("null95")) for event in events]
+            null = [number(event[level].get(NULLS[quantity])) for event in events]
             before = _reference(record, "initial", level, quantity)
             pixels = _reference(record, "pixels", level, quantity)
             levels = [Level("untrained", before, "before"), Level("pixels", pixels, "pixel")]
             chance = None
-            if quantity == "reliability" and finite(null):
+            if finite(null):
                 chance = Line("chance", x, null, "chance")
                 levels.append(Level("chance", finite(null)[-1], "nothing"))
             alt = f"{title}, {words}: now {short(finite(y)[-1])}, before training {short(before)}, pixels alone {short(pixels)}"
@@ -182,7 +187,7 @@ def interval(row: dict[str, Any], key: str, scale: float) -> tuple[float, float,
 
 
 def learning(record: Record) -> list[Figure]:
-    """Dice against the number of labelled subjects, a curve with its interval for each arm; small dots are single draws."""
+    """Dice against the number of labelled subjects (one scan of each), a curve for each arm; small dots are single draws."""
     table, scale = rows(record.summary.get("table")), points_of_dice(record)
     lines, dots = [], []
     for arm, (tone, kind) in arms(record).items():
@@ -203,13 +208,15 @@ def learning(record: Record) -> list[Figure]:
     if not lines:
         return []
     counts = sorted({value for line in lines for value in line.x})
-    axis = Axis("labelled subjects", "log2", ticks=tuple((count, short(count)) for count in counts))
+    axis = Axis("labelled subjects, one scan each", "log2", ticks=tuple((count, short(count)) for count in counts))
     alt = "Mean Dice by number of labels. " + " ".join(
         f"{line.name}: " + ", ".join(f"{short(y)} at {short(x)}" for x, y in zip(line.x, line.y, strict=True)) + "."
         for line in lines
     )
     drawing = chart(lines, axis, Axis("Dice, points of 100"), alt=alt, dots=dots)
-    caption = "Bands are intervals of the mean; small dots are single draws of the labels."
+    banded = any(finite(line.low) for line in lines)
+    caption = "Bands are intervals of the mean; small" if banded else "There is no interval: it takes two test subjects. Small"
+    caption += " dots are single draws of the labelled subjects."
     return [Figure("Dice by number of labels", drawing, caption, (), ())]
 
 
@@ -226,11 +233,18 @@ def gains(record: Record) -> list[Figure]:
         entries.append(
             (f"{short(count)} label" + ("" if count == 1 else "s"), Line(arm, [count], [value], tone, [low], [high], kind))
         )
-        table.append((short(count), arm, f"{value:+.1f}", f"{low:.1f} to {high:.1f}", str(row.get("sentence") or "")))
+        ends = f"{low:.1f} to {high:.1f}" if finite([low, high]) == [low, high] else "none"
+        table.append((short(count), arm, f"{value:+.1f}", ends, str(row.get("sentence") or "")))
     if not entries:
         return []
     alt = "Gain over training from scratch. " + " ".join(f"{a} labels, {b}: {c}, interval {d}." for a, b, c, d, _ in table)
     drawing = intervals(entries, "points of Dice gained over scratch", alt=alt)
-    caption = "Paired by draw and subject. An interval that crosses the line: no evidence of a difference."
+    told = any(ends != "none" for *_, ends, _ in table)
+    caption = "Paired by draw and subject. "
+    caption += (
+        "An interval that crosses the line: no evidence of a difference."
+        if told
+        else "There is no interval: it takes two test subjects."
+    )
     head = ("labels", "arm", "gain", "interval", "in words")
     return [Figure("Gain over training from scratch", drawing, caption, head, tuple(table))]

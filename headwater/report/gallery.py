@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,12 @@ def _pair(record: Record, index: int, name: str) -> tuple[Picture, ...]:
     return tuple(found)
 
 
+def counted(note: dict[str, Any]) -> str:
+    """4 labels; empty where the number is not known."""
+    count = number(note.get("count"))
+    return f"{short(count)} label{'' if count == 1 else 's'}" if math.isfinite(count) else ""
+
+
 def cases(record: Record) -> list[Case]:
     """Segmentations of test subjects in the order they were written, worst first."""
     images = record.examples.get("image")
@@ -62,7 +69,7 @@ def cases(record: Record) -> list[Case]:
         name = str(note.get("subject") or f"case {index + 1}")
         words = [f"Dice {number(note.get('dice')) * scale:.0f}" if math.isfinite(number(note.get("dice"))) else "Dice unknown"]
         words += [str(note["arm"])] if note.get("arm") else []
-        words += [f"{short(number(note['count']))} labels"] if math.isfinite(number(note.get("count"))) else []
+        words += [counted(note)] if counted(note) else []
         found.append(Case(name, ", ".join(words), _pair(record, index, name)))
     return found
 
@@ -116,7 +123,7 @@ def hero(record: Record) -> tuple[list[tuple[str, Picture]], str]:
     words = f"Test subject {note.get('subject')}" if note.get("subject") else "A test subject"
     words += f", Dice {dice:.0f}" if math.isfinite(dice) else ""
     words += f", {note['arm']}" if note.get("arm") else ""
-    words += f" with {short(number(note['count']))} labels" if math.isfinite(number(note.get("count"))) else ""
+    words += f" with {counted(note)}" if counted(note) else ""
     if slices is not None and shared is None:
         return panels, f"{words}; scan and tokens are of another subject. The worst cases are under Few labels."
     return panels, f"{words}. The worst cases are under Few labels."

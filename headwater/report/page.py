@@ -74,11 +74,18 @@ def context(record: Record) -> dict[str, Any]:
 
 
 def facts(record: Record) -> list[str]:
-    """The line under the run's name: scans, minutes, machine."""
+    """The line under the run's name: scans and subjects, minutes, machine, seed."""
     entries, minutes = rows(record.passport.get("entries")), number(record.provenance.get("minutes"))
     found = [f"{len(entries):,} scans of {len({str(entry.get('subject')) for entry in entries}):,} subjects"] if entries else []
     found += [f"{minutes:,.0f} min"] if minutes >= 1 else []
-    return found + ([f"seed {short(number(record.provenance['seed']))}"] if "seed" in record.provenance else [])
+    machine = mapping(record.provenance.get("machine"))
+    cores = number(machine.get("cores"))
+    if machine.get("accelerator"):
+        found.append(str(machine["accelerator"]))
+    elif cores >= 1:
+        found.append(f"{cores:,.0f} core{'' if cores == 1 else 's'}")
+    seed = number(record.provenance.get("seed", record.settings.get("seed")))
+    return found + ([f"seed {seed:.0f}"] if seed == seed else [])
 
 
 def verdicts(record: Record) -> list[dict[str, str]]:
@@ -131,8 +138,7 @@ def _structures(passport: dict[str, Any], masked: list[dict[str, Any]]) -> list[
     """(structure, masks that hold it, middle size in voxels) from the label counts of each mask."""
     names, counts = mapping(passport.get("label_names")), {}
     for entry in masked:
-        found = next((entry[key] for key in ("labels", "label_counts", "counts") if isinstance(entry.get(key), dict)), {})
-        for value, count in found.items():
+        for value, count in mapping(entry.get("labels")).items():
             if number(count) > 0 and number(value) != 0:
                 counts.setdefault(str(value), []).append(number(count))
     keys = sorted({*names, *counts} - {"0"}, key=lambda key: (number(key), key))
@@ -149,11 +155,33 @@ def training(record: Record) -> dict[str, Any] | None:
     return {
         "done": f"{step:,.0f}" if step == step else "",
         "total": f"{total:,.0f}" if total == total else "",
-        "whole": not step < total - 1,
+        "whole": not step < total,
+        "waiting": _share(record.waiting),
         "sentence": next((str(event["sentence"]) for event in reversed(record.watches) if event.get("sentence")), ""),
         "losses": figures.losses(record),
         "watch": figures.watch(record),
     }
+
+
+def _share(value: float) -> str:
+    """0.12 as 12.0 %; empty where it is not known."""
+    if value != value:
+        return ""
+    return "under 0.1 %" if value < 0.0005 else f"{100 * value:.1f} %"
+
+
+def _pixels_lead(observed: dict[str, Any]) -> str:
+    """A sentence where pixels alone agree more than the trained features do; else empty."""
+    found = []
+    for level, where in figures.LEVELS.items():
+        pixels, final = (number(mapping(mapping(observed.get(s)).get(level)).get("reliability")) for s in ("pixels", "final"))
+        found += [f"{where}: {pixels:.2f} against {final:.2f}"] if final < pixels else []
+    return (
+        f"Pixels alone agree more than the features on these views ({'; '.join(found)}): "
+        "agreement alone is no proof of usefulness; the few-label table decides."
+        if found
+        else ""
+    )
 
 
 def tokens(record: Record) -> dict[str, Any] | None:
@@ -163,11 +191,13 @@ def tokens(record: Record) -> dict[str, Any] | None:
         return None
     words, verdict = {"final": "trained", "initial": "untrained", "pixels": "pixels"}, mapping(observed.get("verdict"))
     table = []
+    levels = {(stage, level): mapping(mapping(observed.get(stage)).get(level)) for level in figures.LEVELS for stage in words}
+    chance = any("rank_null95" in found for found in levels.values())
+    told = [("reliability", 2), ("null95", 2), ("rank", 1), *([("rank_null95", 1)] if chance else []), ("spread", 3)]
     for level, where in figures.LEVELS.items():
         for stage, name in words.items():
-            found = mapping(mapping(observed.get(stage)).get(level))
+            found = levels[stage, level]
             if found:
-                told = (("reliability", 2), ("null95", 2), ("rank", 0), ("spread", 2))
                 values = [f"{number(found.get(key)):.{digits}f}" for key, digits in told]
                 values = [value.replace("nan", "–").replace("-", "−") for value in values]
                 table.append((where, name, *values, f"{short(number(found.get('n')))} × {short(number(found.get('d')))}"))
@@ -177,6 +207,8 @@ def tokens(record: Record) -> dict[str, Any] | None:
         "mood": {"healthy": "good", "collapsed": "bad", "random": "bad"}.get(state, "unsure"),
         "sentence": str(verdict.get("sentence") or ""),
         "table": table,
+        "chance": chance,
+        "lead": _pixels_lead(observed),
         "explained": [f"{100 * value:.0f} %" for value in numbers(observed.get("explained"))[:3]],
         "shift": short(number(observed.get("shift_voxels"))) if number(observed.get("shift_voxels")) > 0 else "",
         "heads": [name for key, name in (("image", "scan"), *words.items()) if key in record.tokens],
@@ -198,12 +230,11 @@ def labels(record: Record) -> dict[str, Any] | None:
     lines = []
     for row in sorted(table, key=lambda row: number(row.get("count"))):
         arm = str(row.get("arm"))
-        mean, low, high = figures.interval(row, "mean", scale)
         gain = gains.get((number(row.get("count")), arm))
-        bought = f"{gain[0]:+.1f} [{gain[1]:.1f}, {gain[2]:.1f}]".replace("-", "−") if gain and gain[0] == gain[0] else "–"
+        bought = _with_ends("{:+.1f}", gain) if gain else "–"
         each = [number(mapping(row.get("per_structure")).get(name)) * scale for name in structures]
         tone = figures.arms(record).get(arm, ("ink", ""))[0]
-        cells = (f"{mean:.1f} [{low:.1f}, {high:.1f}]", bought, *(f"{value:.1f}" for value in each))
+        cells = (_with_ends("{:.1f}", figures.interval(row, "mean", scale)), bought, *(f"{value:.1f}" for value in each))
         lines.append((short(number(row.get("count"))), arm, tone, [cell.replace("nan", "–") for cell in cells]))
     return {
         "draws": short(number(record.summary.get("draws"))),
@@ -215,6 +246,13 @@ def labels(record: Record) -> dict[str, Any] | None:
         "cases": gallery.cases(record),
         "colours": _colours(record),
     }
+
+
+def _with_ends(form: str, values: tuple[float, float, float]) -> str:
+    """A value with its interval, alone where there is no interval, a dash where there is no value."""
+    value, low, high = values
+    ends = f" [{low:.1f}, {high:.1f}]" if low == low and high == high else ""
+    return (form.format(value) + ends).replace("-", "−") if value == value else "–"
 
 
 def _colours(record: Record) -> list[tuple[str, str]]:
@@ -232,19 +270,20 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         return [row for key, inner in value.items() for row in flat(inner, f"{name}.{key}" if name else str(key))]
     if isinstance(value, list):
         return [(name, ", ".join(str(item) for item in value))]
-    return [(name, "none" if value is None else str(value))]
+    if isinstance(value, float):
+        return [(name, f"{value:.6g}")]
+    return [(name, "none" if value is None or value == "" else str(value))]
 
 
 def provenance(record: Record, title: str) -> dict[str, Any]:
     """What is needed to do it again."""
     found = record.provenance
-    command = found.get("command")
-    command = " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
-    table = [(key, str(found[key])) for key in ("seed", "commit") if found.get(key) is not None]
-    minutes = number(found.get("minutes"))
-    table += [("minutes", f"{minutes:,.1f}")] if minutes >= 0 else []
+    table = [(key, str(found[key])) for key in ("seed", "commit", "finished") if found.get(key) not in (None, "")]
+    for key, name in (("minutes", "minutes"), ("peak_memory_gib", "most memory, GiB")):
+        value = number(found.get(key))
+        table += [(name, f"{value:,.1f}")] if value >= 0 else []
     return {
-        "command": command,
+        "command": str(found.get("command") or ""),
         "table": [("run", title), *table],
         "machine": flat(mapping(found.get("machine"))) if found.get("machine") else [],
         "versions": flat(mapping(found.get("versions"))) if found.get("versions") else [],

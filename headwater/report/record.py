@@ -19,7 +19,10 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Record:
-    """A run folder in memory. An absent file is empty; `faults` holds (file, reason) of what is damaged."""
+    """A run folder in memory. An absent file is empty; `faults` holds (file, reason) of what is damaged.
+
+    waiting: share of pretraining's time spent waiting for views, 0 to 1; nan before its end.
+    """
 
     run: Path
     settings: dict[str, Any]
@@ -28,6 +31,7 @@ class Record:
     passport: dict[str, Any]
     steps: list[dict[str, Any]]
     watches: list[dict[str, Any]]
+    waiting: float
     observed: dict[str, Any]
     tokens: Arrays
     scores: list[dict[str, Any]]
@@ -98,6 +102,7 @@ def read(run: Path) -> Record:
         passport=mapping(load("passport.json", read_json)),
         steps=[event for event in events if event.get("event") == "step"],
         watches=[event for event in events if event.get("event") == "watch"],
+        waiting=next((number(e.get("waiting")) for e in reversed(events) if e.get("event") == "pretrained"), math.nan),
         observed=mapping(load("observations/observe.json", read_json)),
         tokens=load("observations/tokens.npz", _token_pictures) or {},
         scores=load("adapt/scores.csv", _table) or [],

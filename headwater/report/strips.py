@@ -64,6 +64,7 @@ def intervals(entries: Sequence[tuple[str, Line]], label: str, *, alt: str) -> M
         ends = (x(low), x(high))
         if all(map(math.isfinite, ends)):
             pieces.append(Markup('<path class="whisker {}" d="M{:.1f} {}H{:.1f}"/>').format(line.tone, ends[0], y, ends[1]))
-        pieces.append(mark(line.mark, x(value), y, line.tone, f"{line.name}: {short(value)} [{short(low)}, {short(high)}]"))
+        told = f" [{short(low)}, {short(high)}]" if all(map(math.isfinite, (low, high))) else ""
+        pieces.append(mark(line.mark, x(value), y, line.tone, f"{line.name}: {short(value)}{told}"))
         pieces.append(Markup('<text class="name {}" x="{:.1f}" y="{}">{}</text>').format(line.tone, right + 10, y + 4, line.name))
     return svg(alt, Markup("").join(pieces), height)

@@ -3,7 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from headwater.errors import InputError
 from headwater.streams import numpy_stream
@@ -12,12 +12,13 @@ _MASK_WORDS = re.compile(r"[-_](seg|segmentation|mask|label|labels|gt|dseg|manua
 
 
 def stem_of(path: Path | str) -> str:
-    """The file's name without .nii or .nii.gz."""
-    name = Path(path).name
-    for suffix in (".nii.gz", ".nii"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem
+    """The file's name without .nii or .nii.gz; other dots belong to the name (1.2.840.113)."""
+    return _without_ending(Path(path).name)
+
+
+def _without_ending(name: str) -> str:
+    """A name, folders kept, without .nii or .nii.gz."""
+    return re.sub(r"(?<=[^/])\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
 
 
 def find(folder: Path | str) -> list[Path]:
@@ -132,16 +133,62 @@ def look_for_masks(root: Path, labels_root: Path | None) -> tuple[list[Path], li
 
 
 def read_held_out(file: Path | str) -> list[str]:
-    """Names to keep for testing, one per line, with or without .nii.gz; empty lines and lines after # are left out."""
+    """Names to keep for testing, one per line, folders kept, .nii.gz dropped; empty lines and lines after # are left out."""
     file = Path(file)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as a list of names; give a text file with one name per line.") from error
-    names = [stem_of(line.split("#")[0].strip()) for line in lines if line.split("#")[0].strip()]
+    names = [_without_ending(line.split("#")[0].strip()) for line in lines if line.split("#")[0].strip()]
     if not names:
         raise InputError(f"{file} has no name in it; write one subject or file name per line.")
     return list(dict.fromkeys(names))
+
+
+def held_out_subjects(names: Sequence[str], subjects: dict[Path, str], root: Path) -> list[str]:
+    """The subjects behind names kept for testing, sorted. subjects: of each scan (`subjects_of`), below the folder `root`.
+
+    A name is a subject, else a path below `root` with or without .nii.gz, else its last part is a subject or the stem of
+    a file, with or without "_0000". Raises InputError for a name nobody has, and for one that several subjects have.
+    """
+    tables = _name_tables(subjects, root)
+    found = {str(name): _who(str(name), tables, root) for name in names}
+    missing = [name for name, who in found.items() if not who]
+    if missing:
+        like = next(iter(subjects.values()))
+        raise InputError(f"No scan has the name kept for testing: {_some(missing)}; the scans are named like {like}.")
+    for name, who in found.items():
+        if len(who) > 1:
+            raise InputError(f"The name {name} kept for testing fits several subjects: {_some(sorted(who))}; write which.")
+    return sorted(set().union(*found.values()))
+
+
+def _name_tables(subjects: dict[Path, str], root: Path) -> list[dict[str, set[str]]]:
+    """Name -> subjects who have it: by subject, by path below root, by stem, by stem less "_0000"."""
+    tables: list[dict[str, set[str]]] = [defaultdict(set) for _ in range(4)]
+    for path, subject in subjects.items():
+        place = path.relative_to(root).as_posix()
+        keys = ([subject], [place, _without_ending(place)], [stem_of(path)], [stem_of(path).removesuffix("_0000")])
+        for table, known in zip(tables, keys, strict=True):
+            for key in known:
+                table[key].add(subject)
+    return tables
+
+
+def _who(name: str, tables: list[dict[str, set[str]]], root: Path) -> set[str]:
+    """The subjects that a name may mean; the whole name counts before its last part."""
+    whole = PurePosixPath(name.replace("\\", "/").removeprefix(f"{root.as_posix()}/"))
+    by_subject, by_place, *by_stem = tables
+    for text, places in ((whole.as_posix(), (by_subject, by_place)), (whole.name, (by_subject, *by_stem))):
+        for table in places:
+            for key in (text, _without_ending(text)):
+                if key in table:
+                    return table[key]
+    return set()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def split(

@@ -10,6 +10,7 @@ from headwater.scans.readers import UnreadableError, read_labels, read_typed
 from headwater.scans.scan import Scan, same_place
 
 _MOST = 1 << 22  # percentiles of larger scans come from every k-th voxel
+_CHUNK = 1 << 20  # voxels in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,14 @@ def checksum(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def moments(flat: np.ndarray, low: float = -np.inf, high: float = np.inf) -> tuple[float, float]:
+    """Mean and spread of values (N) clipped to low and high, in float64, without a float64 copy of them all."""
+    parts = range(0, flat.size, _CHUNK)
+    mean = sum(float(np.clip(flat[i : i + _CHUNK].astype(np.float64), low, high).sum()) for i in parts) / flat.size
+    squares = (np.square(np.clip(flat[i : i + _CHUNK].astype(np.float64), low, high) - mean).sum() for i in parts)
+    return mean, float(np.sqrt(sum(map(float, squares)) / flat.size))
+
+
 def examine(path: Path, subject: str, mask: Path | None, root: Path, labels_root: Path) -> tuple[Entry | None, list[Fault]]:
     """Reads a scan and its mask whole. A faulty scan gives no entry; a faulty mask gives an entry without one."""
     name = path.relative_to(root).as_posix()
@@ -89,11 +98,12 @@ def _facts(scan: Scan, name: str, subject: str, dtype: str) -> Entry:
     import nibabel
 
     flat = scan.array.reshape(-1)
+    mean, std = moments(flat)
     low, high = np.percentile(flat[:: max(1, flat.size // _MOST)], [0.5, 99.5])
     return Entry(
         path=name, subject=subject, shape=scan.shape, spacing=scan.spacing, channels=scan.channels, dtype=dtype,
         orientation="".join(axis or "?" for axis in nibabel.aff2axcodes(scan.affine))[: scan.ndim],
-        mean=float(flat.mean(dtype=np.float64)), std=float(flat.std(dtype=np.float64)), p005=float(low), p995=float(high),
+        mean=mean, std=std, p005=float(low), p995=float(high),
         sha256=checksum(scan.array),
     )  # fmt: skip
 

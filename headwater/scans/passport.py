@@ -13,7 +13,7 @@ from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.runfolder import read_json, write_json
 from headwater.scans import words
-from headwater.scans.catalog import look_for_masks, pair, read_held_out, split, stem_of, subjects_of
+from headwater.scans.catalog import held_out_subjects, look_for_masks, pair, read_held_out, split, subjects_of
 from headwater.scans.examine import Entry, Fault, examine
 
 
@@ -86,18 +86,19 @@ def look(
     among those with a mask if there are masks.
     Set aside: what cannot be read, has NaN or infinite voxels or only one value, is an exact copy, or has another number
     of axes or channels than most; a mask that does not fit its scan (the scan stays, without it).
-    Raises InputError if nothing usable is left, no mask fits, fewer than two subjects have one, or a name in `test` is unknown.
+    Raises InputError if nothing usable is left, no mask fits, fewer than two subjects have one, or a name in `test` is
+    unknown or fits several subjects.
     """
     root, labels_root = Path(scans).resolve(), None if labels is None else Path(labels).resolve()
     paths, masks = look_for_masks(root, labels_root)
     pairs = pair(paths, masks)
     if labels is not None and not pairs:
-        raise InputError(
-            f"No mask in {labels} has the name of a scan in {scans} (masks like {masks[0].name}, scans like {paths[0].name}); "
-            "give each mask the file name of its scan."
-        )
+        raise InputError(_unpaired(scans, labels, paths, masks))
     subjects = subjects_of(paths)
-    named = _named(test, subjects)
+    named = None
+    if test is not None:
+        names = read_held_out(test) if isinstance(test, (str, Path)) else test
+        named = held_out_subjects(names, subjects, root)
     entries, faults = _examine_all(paths, subjects, pairs, root, labels_root or root, progress)
     if not entries:
         raise InputError(f"No scan in {scans} can be used: {faults[0]}; {faults[0].remedy}.")
@@ -119,18 +120,16 @@ def look(
     )  # fmt: skip
 
 
-def _named(test: Path | str | Sequence[str] | None, subjects: dict[Path, str]) -> list[str] | None:
-    """The subjects behind the names given for testing. Raises InputError with the names nobody knows."""
-    if test is None:
-        return None
-    names = read_held_out(test) if isinstance(test, (str, Path)) else [stem_of(name) for name in test]
-    known = {stem_of(path): subject for path, subject in subjects.items()} | {s: s for s in subjects.values()}
-    known |= {stem.removesuffix("_0000"): subject for stem, subject in list(known.items())}
-    missing = [name for name in names if name not in known]
-    if missing:
-        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(f"No scan has the name kept for testing: {some}; the scans are named like {next(iter(known))}.")
-    return sorted({known[name] for name in names})
+def _unpaired(scans: Path | str, labels: Path | str, paths: list[Path], masks: list[Path]) -> str:
+    """Why no scan has a mask, in one sentence."""
+    if not paths:
+        return f"All scans in {scans} lie in {labels}, the folder of masks; give the masks a folder without the scans."
+    if masks:
+        like = f"masks like {masks[0].name}, scans like {paths[0].name}"
+        return f"No mask in {labels} has the name of a scan in {scans} ({like}); give each mask the file name of its scan."
+    if Path(scans).resolve() == Path(labels).resolve():
+        return f"No file in {labels} is named like a mask of another (t1_seg beside t1); name masks so, or give their own folder."
+    return f"Every file in {labels} lies in {scans}, the folder of scans; give the folder that holds the masks."
 
 
 def _examine_all(

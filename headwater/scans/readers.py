@@ -85,8 +85,12 @@ def _decode(path: Path) -> tuple[np.ndarray, object, np.dtype]:
     if not raw:
         raise UnreadableError(path, "is empty" if not packed else f"is {damage or 'empty'} at its first byte", _AGAIN)
     header = _header(path, raw, damage)
-    shape, dtype = tuple(header.get_data_shape()), header.get_data_dtype()
-    start = int(header.get_data_offset())
+    shape, dtype, start = tuple(header.get_data_shape()), header.get_data_dtype(), int(header.get_data_offset())
+    if not shape or min(shape) < 1:
+        many = " x ".join(str(n) for n in shape) or "no"
+        raise UnreadableError(path, f"has no voxels (its header says {many})", "export it again, or leave it out")
+    if start < 0:
+        raise UnreadableError(path, f"has an unreadable header (voxels start at byte {start})", _AGAIN)
     whole = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
     if len(raw) < whole:
         fault = f"is {damage or 'cut off'} at {100 * len(raw) // whole} %"
@@ -95,8 +99,6 @@ def _decode(path: Path) -> tuple[np.ndarray, object, np.dtype]:
         raise UnreadableError(path, "is damaged (its gzip checksum does not fit)", _AGAIN)
     if dtype.fields is not None:
         raise UnreadableError(path, "has colour (RGB) voxels, which are not supported for now", "save it as grey values")
-    if not shape or 0 in shape:
-        raise UnreadableError(path, "has no voxels", "export it again, or leave it out")
     return np.ndarray(shape, dtype, buffer=raw, offset=start, order="F"), header, dtype
 
 
@@ -145,7 +147,8 @@ def _header(path: Path, raw: bytes, damage: str) -> object:
         sized = np.isfinite(header["pixdim"][1:4]) & (header["pixdim"][1:4] != 0)  # nibabel would make it 1 mm
         header.check_fix(logger=_QUIET)
         header.get_best_affine(), header.get_slope_inter(), header.get_data_dtype()
-    except (HeaderDataError, ValueError, KeyError, np.linalg.LinAlgError) as error:
+        header.get_data_shape(), int(header.get_data_offset())
+    except (HeaderDataError, ValueError, KeyError, OverflowError, np.linalg.LinAlgError) as error:
         raise UnreadableError(path, f"has an unreadable header ({error})", "export it again, or leave it out") from error
     if not sized[header["dim"][1:4] > 1].all():
         raise UnreadableError(path, "states no voxel size (spacing 0)", "write the spacing in mm into its header")
@@ -171,4 +174,7 @@ def _scan(path: Path, array: np.ndarray, header: object) -> Scan:
     zooms = np.abs(np.asarray(header["pixdim"][1 : 1 + axes], dtype=float)) * unit
     if not np.isfinite(affine).all():
         raise UnreadableError(path, "has NaN in its affine", "write its place in the body again, or leave it out")
-    return Scan(array, tuple(round(float(z), 6) for z in zooms), affine, subject_of(path), path)
+    spacing = tuple(round(float(z), 6) for z in zooms)
+    if not min(spacing) > 0:
+        raise UnreadableError(path, "states a voxel size below a nanometre", "write the spacing in mm into its header")
+    return Scan(array, spacing, affine, subject_of(path), path)

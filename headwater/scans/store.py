@@ -16,12 +16,13 @@ import numpy as np
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.runfolder import read_json, write_json
-from headwater.scans.examine import Entry, checksum
+from headwater.scans.examine import Entry, checksum, moments
 from headwater.scans.passport import Passport
 from headwater.scans.readers import read, read_labels
 
 _FORMAT = 1
 _FILES = ("images.npy", "labels.npy")
+_CHUNK = 1 << 20  # voxels in float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,12 +199,14 @@ def normalise(array: np.ndarray) -> np.ndarray:
     """(C, *S) to float16: per channel clipped to the 0.5th and 99.5th percentile, then mean 0 and spread 1."""
     out = np.zeros(array.shape, np.float16)
     for channel, result in zip(array, out, strict=True):
-        clipped = np.clip(channel, *np.percentile(channel, [0.5, 99.5])).astype(np.float64)
-        if clipped.max() == clipped.min():  # nearly all voxels are equal: the rare ones are the picture
-            clipped = channel.astype(np.float64)
-        spread = clipped.std()
-        if spread > 0:
-            result[...] = np.clip((clipped - clipped.mean()) / spread, -6e4, 6e4)
+        low, high = (float(p) for p in np.percentile(channel, [0.5, 99.5]))
+        if low == high:  # nearly all voxels are equal: the rare ones are the picture
+            low, high = float(channel.min()), float(channel.max())
+        flat, flat_result = channel.reshape(-1), result.reshape(-1)
+        mean, spread = moments(flat, low, high)
+        for i in range(0, flat.size if low < high and spread > 0 else 0, _CHUNK):
+            part = np.clip(flat[i : i + _CHUNK].astype(np.float64), low, high)
+            flat_result[i : i + _CHUNK] = np.clip((part - mean) / spread, -6e4, 6e4)
     return out
 
 

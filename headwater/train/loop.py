@@ -20,7 +20,7 @@ from headwater.scans.store import Store
 from headwater.settings import Settings
 from headwater.streams import numpy_stream, seeded
 from headwater.train import state
-from headwater.train.schedule import learning_rate
+from headwater.train.schedule import learning_rate, teacher_momentum
 from headwater.views.batch import Views, make_views
 
 
@@ -43,7 +43,8 @@ def members(step: int, batch: int, count: int, seed: int) -> list[int]:
 def views_at(step: int, store: Store, chosen: list[int], settings: Settings, backbone: nn.Module) -> Views:
     """The batch of a step: a function of settings and step alone."""
     picked = [chosen[i] for i in members(step, settings.pretrain.batch, len(chosen), settings.seed)]
-    return make_views([store.image(i) for i in picked], settings.views, seed=settings.seed, step=step, stride=backbone.stride)
+    scans = [store.image(i) for i in picked]
+    return make_views(scans, settings.views, seed=settings.seed, step=step, stride=backbone.stride, spacing=store.spacing)
 
 
 def optimizer_for(network: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
@@ -63,6 +64,7 @@ def step(
     optimizer: torch.optim.Optimizer,
     views: Views,
     rate: float,
+    momentum: float,
     settings: Settings,
 ) -> dict[str, Any]:
     """One training step; returns the loss and its parts."""
@@ -74,7 +76,7 @@ def step(
     norm = nn.utils.clip_grad_norm_(student.parameters(), settings.pretrain.clip)
     if torch.isfinite(norm):  # a step that is not changes nothing, and its values show in the events
         optimizer.step()
-        follow(teacher, student, settings.pretrain.momentum)
+        follow(teacher, student, momentum)
     optimizer.zero_grad(set_to_none=True)
     return {"loss": float(loss.detach()), "gradient": float(norm), "parts": {name: float(value) for name, value in parts.items()}}
 
@@ -120,8 +122,9 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
             waited += time.monotonic() - asked
             coming = ahead.submit(views_at, done + 1, store, chosen, settings, student.backbone)
             rate = learning_rate(done, steps, settings.pretrain.learning_rate, settings.pretrain.warmup)
+            momentum = teacher_momentum(done, settings.pretrain.momentum)
             with seeded(settings.seed, "step", done):
-                values = step(student, teacher, objective, optimizer, views, rate, settings)
+                values = step(student, teacher, objective, optimizer, views, rate, momentum, settings)
             done += 1
             runfolder.append_event(
                 run, {"event": "step", "step": done, "of": steps, "rate": rate, "seconds": time.monotonic() - asked, **values}

@@ -13,3 +13,11 @@ def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
     if step < rising:
         return peak * (step + 1) / rising
     return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def teacher_momentum(step: int, final: float) -> float:
+    """How much of the teacher stays: at first little, so that a short run does not end with a teacher that is still random.
+
+    (1 + step) / (10 + step), up to `final`: the usual warm-up of exponential moving averages.
+    """
+    return min(final, (1 + step) / (10 + step))

@@ -47,8 +47,8 @@ def testable(store: Store) -> list[int]:
 
 
 def drawn(store: Store, draw: int, count: int, seed: int) -> list[int]:
-    """The labelled scans of a draw: larger counts contain the smaller ones."""
-    pool = trainable(store)
+    """The labelled scans of a draw, the first of each subject: larger counts contain the smaller ones."""
+    pool = list({store.subjects[i]: i for i in reversed(trainable(store))}.values())[::-1]
     order = numpy_stream(seed, "draw", draw).permutation(len(pool))
     return [pool[i] for i in order[:count]]
 
@@ -93,21 +93,15 @@ def do(job: Job, store: Store, settings: Settings, path: Path, pretrained: Path,
     """One job; writes the Dice of each test scan and structure, and the predictions."""
     few = drawn(store, job.draw, job.count, settings.seed)
     network = segment.fit(job.arm, store, few, settings, pretrained, ("adapt", job.draw, job.count), advance)
-    predictions = [segment.predict(network, store.image(i), settings.adapt.patch, settings.precision) for i in tests]
-    dice = np.stack(
-        [
-            scores.dice(p.long(), torch.as_tensor(np.array(store.label(i))).long(), store.classes)
-            for p, i in zip(predictions, tests, strict=True)
-        ]
-    )
-    slices = {
-        f"mask{n}": examples.plane(p.numpy(), store.label(i)).astype(np.uint8)
-        for n, (p, i) in enumerate(zip(predictions, tests, strict=True))
-    }
+    rows, slices = [], {}
+    for n, i in enumerate(tests):
+        prediction, truth = segment.predict(network, store.image(i), settings.adapt.patch, settings.precision), store.label(i)
+        rows.append(scores.dice(prediction.long(), torch.as_tensor(np.array(truth)).long(), store.classes))
+        slices[f"mask{n}"] = examples.plane(prediction.numpy(), truth)
 
     def write(beside: Path) -> None:
         with open(beside, "wb") as file:
-            np.savez_compressed(file, dice=dice, **slices)
+            np.savez_compressed(file, dice=np.stack(rows), **slices)
 
     runfolder.write_whole(path, write)
 
@@ -145,7 +139,8 @@ def summarise(
         means = {arm: by_subject(_mean(values, 2), subjects) for arm, values in by_arm.items()}
         for arm, values in by_arm.items():
             whole = scores.interval(means[arm], settings.seed)
-            parts = dict(zip(structures, _mean(values, (0, 1)).tolist(), strict=True))
+            each = [by_subject(values[:, :, k], subjects) for k in range(len(structures))]
+            parts = {name: float(_mean(v, (0, 1))) for name, v in zip(structures, each, strict=True)}
             table.append(
                 {"count": count, "arm": arm, "mean": whole.mean, "low": whole.low, "high": whole.high, "per_structure": parts}
             )
@@ -178,7 +173,7 @@ def by_subject(means: np.ndarray, subjects: list[str]) -> np.ndarray:
     return np.stack([_mean(means[:, mine], 1) for mine in owners.values()], axis=1)
 
 
-def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray | np.floating:
     """Mean over structures or scans that have a value; nan where there is none."""
     known = np.isfinite(values)
     with np.errstate(invalid="ignore"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from headwater import backbones
@@ -96,6 +96,7 @@ def batch_at(
             rotation=adapt.rotation,
             scale=adapt.scale,
             probability=adapt.geometry,
+            spacing=store.spacing,
         )[0]
         placement = replace(placement, centre=centre(store, scan, adapt.patch, stream("centre")) or placement.centre)
         image = place(store.image(scan), placement)
@@ -113,7 +114,8 @@ def centre(store: Store, index: int, patch: tuple[int, ...], rng: np.random.Gene
     if len(present) == 0:
         return None
     places = np.argwhere(mask == rng.choice(present))
-    return tuple(float(c) for c in places[rng.integers(len(places))])
+    voxel = places[rng.integers(len(places))]
+    return tuple(float(c) - p // 2 + (p - 1) / 2 for c, p in zip(voxel, patch, strict=True))  # the patch starts at a whole voxel
 
 
 def fit(
@@ -165,18 +167,21 @@ def train_step(
 @torch.no_grad()
 def predict(
     network: Segmenter, image: np.ndarray, patch: tuple[int, ...], precision: str, whole: int = 160**3
-) -> Int[Tensor, "*S"]:
-    """The most probable structure at each voxel of one scan (C, *S).
+) -> Integer[Tensor, "*S"]:
+    """The most probable structure at each voxel of one scan (C, *S), as uint8 (int16 from 257 classes).
 
-    A scan of at most `whole` voxels goes through in one piece; a larger one in overlapping patches with Gaussian weights (MONAI).
+    A scan of at most `whole` voxels goes through in one piece, a larger one in overlapping patches with Gaussian weights (MONAI).
     """
     from monai.inferers import sliding_window_inference
 
     device = next(network.parameters()).device
-    x = torch.from_numpy(image.astype(np.float32))[None].to(device)
+    x = torch.from_numpy(image.astype(np.float32))[None]
+    thin = [max(0, s - n) for n, s in zip(x.shape[2:], network.backbone.stride, strict=True)]
+    x = nn.functional.pad(x, [side for w in reversed(thin) for side in (0, w)]).to(device)
     with autocast(precision, device):
         if x[0, 0].numel() <= whole:
             logits = network(x)
         else:
             logits = sliding_window_inference(x, patch, 2, lambda part: network(part).float(), overlap=0.5, mode="gaussian")
-    return logits[0].float().argmax(0).cpu()
+    kept = logits[(0, slice(None), *(slice(n) for n in image.shape[1:]))]
+    return kept.float().argmax(0).to(torch.uint8 if len(kept) <= 256 else torch.int16).cpu()

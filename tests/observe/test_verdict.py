@@ -43,7 +43,7 @@ def test_both_falling_is_collapse_and_names_the_last_good_step() -> None:
     found = verdict(dense(0.35, 41), history, dense(0.05, 1), "dense")
     assert found.state == "collapsed"
     assert "at step 300 it was 0.61 in 28 directions" in found.sentence
-    assert "learning rate too high" in found.sentence and "the state of step 300 or before" in found.sentence
+    assert "learning rate too high" in found.sentence and "at its best at step 300" in found.sentence
 
 
 def test_one_bad_look_is_no_alarm() -> None:

@@ -77,7 +77,15 @@ def passport(run: Path, rng: np.random.Generator, scans: int = 60, hostile: str 
 
 
 def _agreement(reliability: float, rank: float, null: float, dims: int) -> dict[str, float | int]:
-    return {"reliability": reliability, "null95": null, "rank": rank, "n": 64, "d": dims, "spread": 0.4 + reliability}
+    return {
+        "reliability": reliability,
+        "null95": null,
+        "rank": rank,
+        "rank_null95": 1.4,
+        "n": 64,
+        "d": dims,
+        "spread": 0.4 + reliability,
+    }
 
 
 def events(run: Path, rng: np.random.Generator, steps: int = 1900, stop: int | None = None) -> None:
@@ -85,10 +93,10 @@ def events(run: Path, rng: np.random.Generator, steps: int = 1900, stop: int | N
     lines = []
     for step in range(1, (stop or steps) + 1):
         fall = math.exp(-step / 350)
-        rec, cva, con = 0.09 + 0.25 * fall, -0.80 + 0.72 * fall, 2.1 + 1.6 * fall
-        parts = {name: value + rng.normal(0, 0.02) for name, value in (("rec", rec), ("cva", cva), ("con", con))}
-        loss = 5 * parts["rec"] + parts["cva"] + 0.1 * parts["con"]
-        lines.append({"event": "step", "step": step, "of": steps, "loss": loss, "parts": parts, "lr": 1e-3, "seconds": 0.4})
+        middles = {"reconstruction": 0.09 + 0.25 * fall, "consistency": 0.14 + 1.9 * fall, "contrast": 1.3 + 1.3 * fall}
+        parts = {name: value + rng.normal(0, 0.02) for name, value in middles.items()}
+        loss = 5 * parts["reconstruction"] + parts["consistency"] + 0.1 * parts["contrast"]
+        lines.append({"event": "step", "step": step, "of": steps, "loss": loss, "parts": parts, "rate": 1e-3, "seconds": 0.4})
         if step % 100 == 0 or step == 1:
             grown = 1 - math.exp(-step / 500)
             pooled = _agreement(
@@ -105,6 +113,8 @@ def events(run: Path, rng: np.random.Generator, steps: int = 1900, stop: int | N
             )
             words = f"Features are stable and not random: agreement {dense['reliability']:.2f}, directions {dense['rank']:.0f}."
             lines.append({"event": "watch", "step": step, "pooled": pooled, "dense": dense, "sentence": words})
+    if not stop:
+        lines.append({"event": "pretrained", "step": steps, "waiting": 0.034})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (run / "events.jsonl").write_text(text + '{"event":"step","st' if stop else text, encoding="utf-8")
 
@@ -200,8 +210,8 @@ def decided(run: Path) -> None:
             "headwater": "0.1.0", "torch": "2.13.0", "numpy": "2.4.1", "python": "3.12.3"
         },
         "commit": "4f0c2d9a", "machine": {
-            "system": "Linux 6.8", "cores": 2, "memory": "24 GiB", "accelerator": None
-        }, "seed": 0, "minutes": 31.4,
+            "cores": 2, "memory": 23.46484375, "accelerator": "", "bf16": True, "system": "Linux x86_64"
+        }, "seed": 0, "minutes": 31.4, "peak_memory_gib": 0.71, "finished": "2026-11-23 07:25",
     })  # fmt: skip
 
 

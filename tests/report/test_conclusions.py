@@ -91,11 +91,21 @@ def test_unknown_numbers_do_not_stop_the_report():
     conclusions.worth(made)
 
 
-def test_one_test_subject_is_no_evidence():
-    made = summary({1: (0.1, 0.0, 0.2)})
-    for gain in made["gains"]:
-        gain |= {"low": None, "high": None}
-    assert conclusions.worth(made)[0]["text"].startswith("No evidence")
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_one_test_subject_cannot_tell(nothing):
+    made = summary({1: (0.1, 0.0, 0.2), 4: (-0.02, 0.0, 0.2)}) | {"test_subjects": 1}
+    for row in [*made["gains"], *made["table"]]:
+        row |= {"low": nothing, "high": nothing}
+    said = conclusions.worth(made)
+    assert texts(said).startswith("It cannot be told whether pretraining is worth it: one test subject. | Mean Dice")
+    assert said[0]["detail"].endswith("by number of labels: 1: +10.0; 4: -2.0.") and "1 held-out subject," in said[1]["detail"]
+
+
+def test_a_count_without_an_interval_is_not_called_no_evidence():
+    made = summary({1: (0.1, 0.05, 0.2), 4: (0.02, 0.0, 0.2)})
+    made["gains"][-1] |= {"low": None, "high": None}
+    said = conclusions.worth(made)
+    assert "worth it at 1 label: +10.0" in said[0]["text"] and "At 4" not in said[0]["text"] and "4: +2.0." in said[0]["detail"]
 
 
 def test_what_was_watched():

@@ -65,13 +65,61 @@ def test_a_whole_run_is_told_in_order(complete):
     for text in (
         "Features are stable and not random.", "4 labels with this backbone do what 9 do from scratch.",
         "cut off at 63 %", "copy it again",
-        "32 to 40", "untrained", "chance", "Its part cva", "healthy", "31 %, 17 %, 9 %", "Dice by number of labels",
+        "32 to 40", "untrained", "chance", "Its part consistency: two views of a place alike", "2 cores", "seed 0", "31 min",
+        "60 scans of 60 subjects",
+        "waiting for views 3.4 % of the time", "labelled subjects, one scan each",
+        "healthy", "31 %, 17 %, 9 %", "Dice by number of labels",
         "worst first", "To repeat this:",
         "headwater run scans/ --labels masks/ --seed 0", "no transformer block would see beyond 40 mm",
         "4f0c2d9a", "views.crop", "anterior",
     ):  # fmt: skip
         assert text in words, text
     assert "Not here yet" not in words and "nan" not in words.lower().split()
+
+
+def test_chance_is_shown_for_both_numbers_and_old_runs_go_without(own):
+    words = load(own).words()
+    assert words.count("chance 1.4") == 2 and words.count("chance, 95 % below") == 6
+    for name in ("events.jsonl", "observations/observe.json"):
+        (own / name).write_text(re.sub(r'"rank_null95": 1.4,', "", (own / name).read_text()))
+    words = load(own).words()
+    assert "chance 1.4" not in words and words.count("chance, 95 % below") == 3
+
+
+def test_pixels_that_agree_more_are_named(own):
+    assert "Pixels alone" not in load(own).words()
+    path = own / "observations" / "observe.json"
+    observed = json.loads(path.read_text())
+    observed["pixels"]["dense"]["reliability"] = 0.9
+    path.write_text(json.dumps(observed))
+    assert "more than the features on these views (single tokens: 0.90 against 0.60): agreement alone is no" in load(own).words()
+
+
+def test_one_step_missing_is_not_the_end(own):
+    lines = (own / "events.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["event"] == "step"][:-1]
+    (own / "events.jsonl").write_text("".join(kept))
+    words = load(own).words()
+    assert "Step 1,899 of 1,900: still training" in words and "waiting for views" not in words
+
+
+def test_one_test_subject_has_points_without_intervals(own):
+    path = own / "adapt" / "summary.json"
+    summary = json.loads(path.read_text())
+    for row in [*summary["table"], *summary["gains"]]:
+        row |= {"low": None, "high": None}
+    path.write_text(json.dumps(summary | {"test_subjects": 1}))
+    page = load(own)
+    words = page.words()
+    assert "it takes two test subjects" in words and not re.search(r"\[–|nan to nan|\bnan\b", words)
+
+
+def test_the_accelerator_is_named(own):
+    path = own / "provenance.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"machine": told["machine"] | {"accelerator": "NVIDIA H200"}}))
+    words = load(own).words()
+    assert "31 min NVIDIA H200 seed 0" in words and "31 min 2 cores" not in words
 
 
 def test_every_verdict_links_to_its_evidence(complete):

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 
 from headwater.errors import InputError
-from headwater.scans.catalog import find, look_for_masks, pair, read_held_out, split, subject_of, subjects_of
+from headwater.scans.catalog import (
+    find,
+    held_out_subjects,
+    look_for_masks,
+    pair,
+    read_held_out,
+    split,
+    stem_of,
+    subject_of,
+    subjects_of,
+)
 
 
 def _paths(*names):
@@ -84,3 +94,29 @@ def test_held_out_list(tmp_path):
     for name, words in (("e.txt", "no name"), ("gone.txt", "cannot be read")):
         with pytest.raises(InputError, match=words):
             read_held_out(tmp_path / name)
+
+
+def test_names_kept_for_testing():
+    root = Path("/data")
+    subjects = subjects_of(_paths("train/001", "train/002", "train/003", "test/001", "1.2.840.113", "sub-04/anat/sub-04_T1w"))
+    for name, subject in (("train/001", "train/001"), ("test/001.nii.gz", "test/001"), ("./test/001.NII", "test/001"),
+                          ("test\\001", "test/001"), ("/data/train/001.nii.gz", "train/001"), ("train/002", "002"),
+                          ("002", "002"), ("elsewhere/002.nii", "002"), ("1.2.840.113", "1.2.840.113"), ("sub-04", "sub-04"),
+                          ("1.2.840.113.nii.gz", "1.2.840.113"), ("sub-04_T1w.nii.gz", "sub-04")):  # fmt: skip
+        assert held_out_subjects([name], subjects, root) == [subject], name
+    for name in ("001", "scans/001.nii.gz"):
+        with pytest.raises(InputError, match=f"{name} .* several subjects: test/001, train/001; write which"):
+            held_out_subjects([name], subjects, root)
+    for name in ("009", "1.2.840", "1.2.840.114", ""):
+        with pytest.raises(InputError, match="No scan has the name"):
+            held_out_subjects(["002", name], subjects, root)
+    channels = subjects_of(_paths("a_0000", "a_0001", "b_0000", "b_0001"))
+    assert held_out_subjects(["a", "b_0001.nii.gz"], channels, root) == ["a", "b"]
+    visits = subjects_of(_paths("p1/t1", "p1/t2", "p2/t1", "p2/t2"))
+    assert held_out_subjects(["p1"], visits, root) == ["p1"] == held_out_subjects(["p1/t2"], visits, root)
+    assert stem_of("x/1.2.840.113.nii") == "1.2.840.113" == stem_of("1.2.840.113")
+
+
+def test_held_out_list_keeps_folders_and_dots(tmp_path):
+    (tmp_path / "t.txt").write_text("train/001.nii.gz\ntest/001\n1.2.840.113\n")
+    assert read_held_out(tmp_path / "t.txt") == ["train/001", "test/001", "1.2.840.113"]

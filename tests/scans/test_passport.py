@@ -1,5 +1,6 @@
 """The passport: facts, what is set aside and why, and its sentences."""
 
+import gzip
 import json
 import shutil
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from headwater.errors import InputError
 from headwater.scans import Passport, look, read
+from headwater.scans.examine import moments
 from headwater.scans.words import intensity_scales, label_names
 
 
@@ -143,3 +145,32 @@ def test_hippocampus(hippocampus):
     assert len(passport.entries) == 200 and sum(e.split == "test" for e in passport.entries) == 40
     assert not passport.quarantine and set(passport.label_names) == {1, 2} and passport.shape == (35, 50, 35)
     assert "intensity comes in three scales: normalised per scan" in passport.sentences()
+
+
+def test_no_masks_or_no_scans_left_over_is_one_sentence(pairs):
+    scans, masks = pairs
+    shutil.rmtree(masks)
+    for folder, labels, words in (
+        (scans, scans, "named like a mask of another"),
+        (scans, scans.parent, "Every file in .* lies in .*, the folder of scans; give"),
+        (scans.parent, scans, "All scans in .* lie in .*, the folder of masks; give"),
+    ):
+        with pytest.raises(InputError, match=words):
+            look(folder, labels)
+
+
+def test_one_damaged_header_does_not_end_the_look(pairs):
+    scans, masks = pairs
+    data = bytearray(gzip.decompress((scans / "case_00.nii.gz").read_bytes()))
+    data[42:44] = np.int16(-9).tobytes()
+    (scans / "case_00.nii.gz").write_bytes(gzip.compress(bytes(data)))
+    passport = look(scans, masks)
+    kinds = {fault["file"]: fault["kind"] for fault in passport.quarantine}
+    assert len(passport.entries) == 9 and kinds["case_00.nii.gz"] == "unreadable"
+
+
+def test_moments_are_those_of_numpy():
+    flat = (np.random.default_rng(0).normal(size=2_500_000) * 30 + 4e3).astype(np.float32)
+    assert moments(flat) == pytest.approx((flat.mean(dtype=np.float64), flat.std(dtype=np.float64)), rel=1e-12)
+    clipped = np.clip(flat.astype(np.float64), 3990, 4020)
+    assert moments(flat, 3990, 4020) == pytest.approx((clipped.mean(), clipped.std()), rel=1e-12)

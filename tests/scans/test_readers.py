@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from headwater.errors import InputError
+from headwater.scans.examine import examine
 from headwater.scans.readers import UnreadableError, read, read_labels
 from headwater.scans.scan import same_place
 
@@ -136,3 +137,28 @@ def test_same_place_tolerates_rounding_only():
     flipped[0, 0], flipped[0, 3] = -1.0, 29.0
     for other in (shifted, flipped, np.diag([1.01, 1.0, 2.0, 1.0]), affine * np.nan):
         assert not same_place((30, 30, 20), affine, other)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(42, np.int16(-4)), (44, np.int16(0)), (46, np.int16(-32768)), (40, np.int16(0)), (40, np.int16(-1)), (40, np.int16(9)),
+     (108, np.float32(-500)), (108, np.float32(np.nan)), (108, np.float32(np.inf)), (70, np.int16(0)), (70, np.int16(1)),
+     (80, np.float32(1e-20))],
+)  # fmt: skip
+def test_damaged_headers(tmp_path, save, place, value):
+    path = save(tmp_path / "a.nii", np.ones((4, 4, 4), np.float32))
+    data = bytearray(path.read_bytes())
+    data[place : place + value.nbytes] = value.tobytes()
+    path.write_bytes(bytes(data))
+    with pytest.raises(UnreadableError, match="a.nii (has|is|states)"):
+        read(path)
+
+
+def test_no_damage_to_a_header_escapes_as_another_error(tmp_path, save):
+    path = save(tmp_path / "a.nii", np.arange(64, dtype=np.int16).reshape(4, 4, 4))
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(400):
+        data, start = bytearray(whole), rng.integers(4, 346)
+        data[start : start + 4] = rng.choice([rng.bytes(4), b"\xff" * 4, bytes(4), b"\x00\x80" * 2])
+        path.write_bytes(bytes(data))
+        examine(path, "a", path, tmp_path, tmp_path)

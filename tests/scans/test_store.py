@@ -133,3 +133,11 @@ def test_full_disk(pairs, tmp_path):
     with pytest.raises(InputError, match="disk of .* is full"):
         prepare(passport, tmp_path / "store", progress=Full())
     assert not list((tmp_path / "store").iterdir())
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 10, 8), (1, 120, 110, 100)])
+def test_normalise_in_pieces_is_normalise_at_once(shape):
+    array = (np.random.default_rng(0).normal(size=shape) * 50 + 900).astype(np.float32)
+    for channel, result in zip(array, normalise(array), strict=True):
+        clipped = np.clip(channel, *np.percentile(channel, [0.5, 99.5])).astype(np.float64)
+        np.testing.assert_allclose(result, (clipped - clipped.mean()) / clipped.std(), rtol=1e-3, atol=1e-4)

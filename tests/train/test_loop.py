@@ -159,14 +159,14 @@ class Broken:
 def test_a_step_that_is_not_finite_changes_nothing(flat, tiny):
     settings = tiny(2)
     student, teacher, objective, optimizer, views = started(flat, settings)
-    loop.step(student, teacher, objective, optimizer, views, 1e-3, settings)
+    loop.step(student, teacher, objective, optimizer, views, 1e-3, settings.pretrain.momentum, settings)
     before = copy.deepcopy((student, teacher, optimizer.state_dict()["state"]))
-    values = loop.step(student, teacher, Broken(), optimizer, views, 1e-3, settings)
+    values = loop.step(student, teacher, Broken(), optimizer, views, 1e-3, settings.pretrain.momentum, settings)
     assert not values["loss"] == values["loss"] and not values["gradient"] < float("inf")
     assert same(student, before[0]) and same(teacher, before[1]) and all(p.grad is None for p in student.parameters())
     for now, then in zip(optimizer.state_dict()["state"].values(), before[2].values(), strict=True):
         assert all(torch.equal(now[key], then[key]) for key in now)
-    after = loop.step(student, teacher, objective, optimizer, views, 1e-3, settings)
+    after = loop.step(student, teacher, objective, optimizer, views, 1e-3, settings.pretrain.momentum, settings)
     assert after["loss"] == after["loss"] and not same(student, before[0])
 
 
@@ -174,7 +174,7 @@ def test_a_step_uses_the_rate_and_the_clip_it_is_given(flat, tiny):
     settings = tiny(2)
     student, teacher, objective, optimizer, views = started(flat, settings)
     before = copy.deepcopy(student)
-    values = loop.step(student, teacher, objective, optimizer, views, 0.0, settings)
+    values = loop.step(student, teacher, objective, optimizer, views, 0.0, settings.pretrain.momentum, settings)
     assert same(student, before) and {g["lr"] for g in optimizer.param_groups} == {0.0}
     assert set(values) == {"loss", "gradient", "parts"} and len(values["parts"]) == 3
 
@@ -183,7 +183,7 @@ def test_the_teacher_follows_by_the_momentum_exactly(flat, tiny):
     settings = tiny(2, "pretrain.momentum=0.9")
     student, teacher, objective, optimizer, views = started(flat, settings)
     before = copy.deepcopy(teacher.state_dict())
-    loop.step(student, teacher, objective, optimizer, views, 1e-2, settings)
+    loop.step(student, teacher, objective, optimizer, views, 1e-2, settings.pretrain.momentum, settings)
     moved = 0
     for key, now in teacher.state_dict().items():
         target = student.state_dict()[key]

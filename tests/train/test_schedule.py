@@ -30,3 +30,11 @@ def test_it_rises_to_the_peak_once_then_only_falls():
 def test_the_shortest_runs(steps):
     assert all(0 <= learning_rate(step, steps, 1.0, 0.05) <= 1 for step in range(steps))
     assert learning_rate(0, steps, 1.0, 0.05) == 1
+
+
+def test_the_teacher_follows_closely_at_first_and_never_faster_than_told_later():
+    from headwater.train.schedule import teacher_momentum
+
+    assert teacher_momentum(0, 0.995) == 0.1 and teacher_momentum(8, 0.995) == 0.5
+    values = [teacher_momentum(step, 0.995) for step in range(5000)]
+    assert values == sorted(values) and values[-1] == max(values) == 0.995
