@@ -1,6 +1,6 @@
 """Is pretraining worth it at 1, 2, 4, 8 and 16 labels? The label-count table of a real run, as CSV.
 
-Command:  python benchmarks/label_counts.py SCANS MASKS [--test FILE] [--budget MINUTES]
+Command:  python benchmarks/label_counts.py SCANS MASKS [--test FILE] [--budget MINUTES] [--name NAME]
 Duration: the budget (30 minutes by default) on two cores.
 Printed last time: see the newest file in benchmarks/results/label_counts_*.csv
 """

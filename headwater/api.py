@@ -169,11 +169,11 @@ def sitting(run: Path, settings: Settings, command: str) -> Iterator[None]:
     """Notes in provenance.json what is needed to repeat the run, also when the work within is interrupted; minutes add up."""
     from headwater import provenance
 
-    started = time.monotonic()
+    started, commit = time.monotonic(), provenance.commit()
     try:
         yield
     finally:
-        provenance.write(run, settings, command, time.monotonic() - started)
+        provenance.write(run, settings, command, commit, time.monotonic() - started)
 
 
 def _pretrain(run: Path, store: Any, settings: Settings, progress: Progress) -> None:

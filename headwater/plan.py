@@ -63,7 +63,7 @@ def measure(store: Store, settings: Settings, labelled: list[int], progress: Pro
     with (progress or Silent()).track("Measuring", len(tried) + 2) as advance:
         steps = {}
         for precision in tried:
-            steps[precision] = _seconds(partial(step, precision), device)
+            steps[precision] = _seconds(partial(step, precision), device, 2 if precision == tried[0] else 1)
             advance(1)
         return _all_costs(store, settings, labelled, steps, teacher, device, advance)
 
@@ -83,7 +83,7 @@ def _all_costs(
     look = 0.0
     if len(few) >= 8 and settings.pretrain.watch:
         probe = watch.probe_views(few, settings.views.crop, network.backbone.stride, seed=settings.seed)
-        look = _seconds(lambda: watch.measure(network.backbone, probe, precision=settings.precision), device)
+        look = _seconds(lambda: watch.measure(network.backbone, probe, precision=settings.precision), device, 1)
         look *= min(watch.IMAGES, len(chosen)) / len(few)
     advance(1)
     adapt, test = {}, 0.0
@@ -112,10 +112,10 @@ def _adaptation(store: Store, settings: Settings, labelled: list[int], device: A
 
         costs[arm] = _seconds(step, device)
     image = store.image(labelled[0])
-    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device)
+    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device, 1)
 
 
-def _seconds(work: Callable[[], Any], device: Any, repeats: int = 3) -> float:
+def _seconds(work: Callable[[], Any], device: Any, repeats: int = 2) -> float:
     """The median of some repeats after one that warms up."""
     took = []
     for _ in range(repeats + 1):

@@ -14,8 +14,8 @@ from headwater.settings import Settings
 PACKAGES = ("headwater", "torch", "numpy", "monai", "scipy", "scikit-learn", "nibabel")
 
 
-def write(run: Path, settings: Settings, command: str, seconds: float) -> None:
-    """provenance.json: command, versions, commit, machine, seed; minutes add up over the sittings of a resumed run."""
+def write(run: Path, settings: Settings, command: str, commit: str, seconds: float) -> None:
+    """provenance.json after a sitting that began at `commit`; minutes add up over the sittings of a resumed run."""
     path = run / "provenance.json"
     before = runfolder.read_json(path) if path.exists() else {}
     runfolder.write_json(
@@ -23,7 +23,7 @@ def write(run: Path, settings: Settings, command: str, seconds: float) -> None:
         {
             "command": before.get("command") or command,
             "versions": versions(),
-            "commit": commit(),
+            "commit": commit,
             "machine": asdict(machine()),
             "seed": settings.seed,
             "minutes": before.get("minutes", 0.0) + seconds / 60,
