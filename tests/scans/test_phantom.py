@@ -1,6 +1,5 @@
 """Phantoms: the same for the same seed, varied, and not solved by intensity."""
 
-import time
 
 import numpy as np
 import pytest
@@ -69,10 +68,8 @@ def test_place_tells_more_than_intensity_and_not_all():
     assert 0.15 < overlap < 0.7
 
 
-def test_two_scanners_and_speed():
-    began = time.perf_counter()
+def test_two_scanners():
     spreads = [phantom(0, i, (40, 48, 40))[0].std() for i in range(8)]
-    assert (time.perf_counter() - began) / 8 < 0.4  # 0.05 s on an idle core
     assert max(spreads) > 50 * min(spreads)
     with pytest.raises(ValueError, match="two or three axes"):
         phantom(0, 0, (40,))
