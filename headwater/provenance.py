@@ -11,7 +11,7 @@ from headwater import runfolder
 from headwater.device import machine, peak_memory
 from headwater.settings import Settings
 
-PACKAGES = ("headwater", "torch", "numpy", "monai", "scipy", "scikit-learn", "nibabel")
+PACKAGES = ("headwater", "torch", "numpy", "monai", "scipy", "nibabel")
 
 
 def write(run: Path, settings: Settings, command: str, commit: str, seconds: float) -> None:

@@ -138,14 +138,14 @@ def summarise(
         }  # (draws, subjects, K)
         means = {arm: by_subject(_mean(values, 2), subjects) for arm, values in by_arm.items()}
         for arm, values in by_arm.items():
-            whole = scores.interval(means[arm], settings.seed)
+            whole = scores.interval(means[arm], settings.seed, bounds=(0.0, 1.0))
             each = [by_subject(values[:, :, k], subjects) for k in range(len(structures))]
             parts = {name: float(_mean(v, (0, 1))) for name, v in zip(structures, each, strict=True)}
             table.append(
                 {"count": count, "arm": arm, "mean": whole.mean, "low": whole.low, "high": whole.high, "per_structure": parts}
             )
         for arm in segment.ARMS[1:]:
-            gain = scores.interval(means[arm] - means["scratch"], settings.seed)
+            gain = scores.interval(means[arm] - means["scratch"], settings.seed, bounds=(-1.0, 1.0))
             gains.append(
                 {
                     "count": count,

@@ -36,14 +36,20 @@ class Interval:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
-def interval(values: Float[np.ndarray, "draws subjects"], seed: int, resamples: int = 4000) -> Interval:
+def interval(
+    values: Float[np.ndarray, "draws subjects"],
+    seed: int,
+    resamples: int = 4000,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
     """Mean over draws of labels and test subjects, both resampled.
 
     Draws and subjects are crossed (every draw is scored on every subject), so rows and columns are resampled
     independently: the pigeonhole bootstrap (Owen 2007). Three draws are too few for a bootstrap alone (simulated coverage falls
     to 0.78 where draws matter most), so the interval is widened to Student's t with Satterthwaite's degrees of freedom where
     that is wider. Subjects scored nan are left out. For a paired comparison pass the differences. With one draw only subjects are
-    resampled, and nothing is said about which labels were drawn; with one subject the interval is nan.
+    resampled, and nothing is said about which labels were drawn; with one subject the interval is nan. No end lies
+    outside `bounds`, the values there can be.
     """
     from scipy.stats import t
 
@@ -63,7 +69,7 @@ def interval(values: Float[np.ndarray, "draws subjects"], seed: int, resamples: 
     if by_draw + by_subject > 0:
         freedom = (by_draw + by_subject) ** 2 / (by_draw**2 / max(1, draws - 1) + by_subject**2 / (subjects - 1))
         reach = t.ppf(0.975, freedom) * np.sqrt(by_draw + by_subject)
-        low, high = min(low, mean - reach), max(high, mean + reach)
+        low, high = max(bounds[0], min(low, mean - reach)), min(bounds[1], max(high, mean + reach))
     return Interval(float(mean), float(low), float(high))
 
 
