@@ -113,6 +113,6 @@ def test_coverage_where_it_matters_which_labels_were_drawn():
 
 
 def test_no_end_lies_outside_what_there_can_be():
-    wild = np.array([[0.9, 0.1], [0.1, 0.9]])
-    free, kept = interval(wild, 0), interval(wild, 0, bounds=(0.0, 1.0))
+    wild = np.array([[1.0, 0.9], [0.1, 0.0]])
+    free, kept = scores.interval(wild, 0), scores.interval(wild, 0, bounds=(0.0, 1.0))
     assert free.low < 0 and free.high > 1 and (kept.low, kept.high, kept.mean) == (0.0, 1.0, free.mean)
