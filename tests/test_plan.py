@@ -140,7 +140,7 @@ def test_measured_on_this_machine(flat, tiny):
     from headwater.transfer import adapt
 
     found = plan.measure(flat, tiny(2, "precision=auto", "pretrain.watch=1"), adapt.trainable(flat))
-    assert found.precision in found.steps and found.pretrain == min(found.steps.values()) > 0
+    assert found.precision in found.steps and 0 < found.pretrain <= 1.1 * min(found.steps.values())
     assert set(found.adapt) == set(ARMS) and min(found.adapt.values()) > 0
     assert found.test > 0 and found.look > 0 and found.memory > 0.05
     without = plan.measure(flat, tiny(2), [])
