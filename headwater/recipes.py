@@ -1,6 +1,5 @@
 """Complete settings for the runs that were tried: a recipe is a function from what there is to what to do."""
 
-from dataclasses import replace
 from math import ceil, prod
 
 from headwater.settings import Adapt, Backbone, Pretrain, Settings, Views
@@ -9,7 +8,7 @@ from headwater.settings import Adapt, Backbone, Pretrain, Settings, Views
 def default(shape: tuple[int, ...], accelerated: bool) -> Settings:
     """Consistent view alignment with masked autoencoding on a residual encoder, sized for two cores or for one accelerator.
 
-    Args:    shape: median voxels of the prepared scans. accelerated: a GPU is there.
+    Args:    shape: median voxels of the prepared scans. accelerated: a GPU is there (those sizes are not tried yet).
     Tried:   160 hippocampus volumes, two cores: README, "What it prints".
     """
     longest = (160 if accelerated else 64) if len(shape) == 3 else (512 if accelerated else 192)
@@ -24,11 +23,6 @@ def default(shape: tuple[int, ...], accelerated: bool) -> Settings:
         pretrain=Pretrain(batch=min(32, max(4, round(voxels / prod(crop))))),
         adapt=Adapt(patch=patch, batch=min(16, max(2, round(voxels / prod(patch))))),
     )
-
-
-def with_vit(settings: Settings) -> Settings:
-    """The same run with a plain vision transformer."""
-    return replace(settings, backbone=replace(settings.backbone, family="vit"))
 
 
 def _multiple(length: float, of: int) -> int:

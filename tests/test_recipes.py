@@ -20,9 +20,3 @@ def test_lengths_fit_each_other(shape, accelerated):
     assert 4 <= told.pretrain.batch <= 32 and 2 <= told.adapt.batch <= 16
     if not accelerated:
         assert told.backbone.size == "nano" and told.adapt.batch * prod(patch) <= 2 * 64**3
-
-
-def test_the_vision_transformer_differs_in_the_family_alone():
-    told = recipes.default((36, 50, 35), False)
-    other = recipes.with_vit(told)
-    assert other.backbone.family == "vit" and recipes.replace(other, backbone=told.backbone) == told

@@ -17,7 +17,7 @@ PARTS = {  # names in the events -> words
     "consistency": "two views of a place alike",
     "contrast": "scans told apart",
 }
-NULLS = {"reliability": "null95", "rank": "rank_null95"}  # the second is not in the runs of the first version
+NULLS = {"reliability": "null95", "rank": "rank_null95"}
 LEVELS = {"pooled": "whole scan", "dense": "single tokens"}
 
 

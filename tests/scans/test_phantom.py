@@ -1,6 +1,5 @@
 """Phantoms: the same for the same seed, varied, and not solved by intensity."""
 
-
 import numpy as np
 import pytest
 
