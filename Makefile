@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/headwater demo
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache

@@ -13,6 +13,7 @@ from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.settings import Settings
 
+ASKED = "private/request.json"  # what was asked for, with the real paths
 GENERIC = {"images", "imagestr", "scans", "data", "train", "nifti", "raw"}  # folder names that say nothing
 
 
@@ -27,6 +28,8 @@ class Request:
     budget: float | None = None
     seed: int = 0
     changes: tuple[str, ...] = ()
+    classes: bool = False
+    show_identifiers: bool = False
 
     def plain(self) -> dict[str, Any]:
         """As written into the run folder; two requests that are equal here belong to the same run."""
@@ -34,7 +37,8 @@ class Request:
             name: str(Path(value).resolve()) if value else None
             for name, value in (("scans", self.scans), ("labels", self.labels), ("test", self.test))
         }
-        return {**paths, "budget": self.budget, "seed": self.seed, "changes": list(self.changes)}
+        told = {"budget": self.budget, "seed": self.seed, "changes": list(self.changes)}
+        return {**paths, **told, "classes": self.classes, "show_identifiers": self.show_identifiers}
 
 
 def look(
@@ -43,14 +47,42 @@ def look(
     *,
     test: Path | str | None = None,
     seed: int = 0,
+    classes: bool = False,
+    show_identifiers: bool = False,
     progress: Progress | None = None,
 ) -> Any:
     """The data passport of a folder of scans (scans.passport.Passport)."""
     from headwater.scans import passport
 
+    for name, path in (("scans", scans), ("labels", labels), ("test", test)):
+        if path is not None and not Path(path).exists():
+            raise InputError(f"{path} does not exist (given as {name}). Check the path.")
     return passport.look(
-        Path(scans), Path(labels) if labels else None, test=Path(test) if test else None, seed=seed, progress=progress or Silent()
-    )
+        Path(scans), Path(labels) if labels else None, test=Path(test) if test else None, seed=seed, classes=classes,
+        show_identifiers=show_identifiers, progress=progress or Silent(),
+    )  # fmt: skip
+
+
+def distribution(passport: Any, seed: int = 0, progress: Progress | None = None) -> Any:
+    """How the voxels of the scans in a passport are distributed (scans.distribution.Distribution)."""
+    from headwater.scans import distribution as measured
+    from headwater.scans.readers import read, read_labels
+
+    def sample(i: int) -> Any:
+        entry = passport.entries[i]
+        scan, mask = read(passport.scan_source(entry)), passport.mask_source(entry)
+        labels = None if mask is None else read_labels(mask).array[0]
+        return measured.Sample(scan.array, scan.spacing, labels, entry.group)
+
+    return measured.describe(sample, len(passport.entries), seed=seed, progress=progress or Silent())
+
+
+def keep(passport: Any, distribution: Any, run: Path) -> Path:
+    """Writes a passport, with the distribution if it was measured, into a run folder; returns the path of its page."""
+    passport.save(run / "passport.json")
+    if distribution is not None:
+        runfolder.write_json(run / "distribution.json", distribution.plain())
+    return report(run)
 
 
 def folder_for(request: Request) -> Path:
@@ -64,8 +96,7 @@ def folder_for(request: Request) -> Path:
                 f"{request.out} holds something else (another run, or other files). Choose another --out, or remove it."
             )
         return Path(request.out)
-    typed = Path(request.scans)
-    name = typed.parent.name if typed.name.lower() in GENERIC and typed.parent.name not in ("", "..") else typed.resolve().name
+    name = name_of(Path(request.scans), request.show_identifiers)
     number = 1
     while True:
         folder = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -74,36 +105,45 @@ def folder_for(request: Request) -> Path:
         number += 1
 
 
+def name_of(typed: Path, show_identifiers: bool) -> str:
+    """What to call a run: as its folder of scans is called, less what could be somebody's name."""
+    from headwater.scans.identifiers import known
+
+    name = typed.parent.name if typed.name.lower() in GENERIC and typed.parent.name not in ("", "..") else typed.resolve().name
+    name = name.split(".")[0] or "scans"
+    return name if show_identifiers or known().name(name) == name else "scans"
+
+
 def _ours(folder: Path, request: Request) -> bool:
     """Whether the folder is free or holds this very request."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return True
     if not (folder / "settings.json").exists() and (folder / "passport.json").exists():
         return True  # looked at, not begun
-    return (folder / "request.json").exists() and runfolder.read_json(folder / "request.json") == runfolder.plain(request.plain())
+    return (folder / ASKED).exists() and runfolder.read_json(folder / ASKED) == runfolder.plain(request.plain())
 
 
 def begin(request: Request, progress: Progress) -> tuple[Path, Any]:
     """Looks at the scans and prepares them in the run folder; what was done before is found again. Returns folder and store."""
-    from headwater.scans import store
     from headwater.scans.passport import Passport
+    from headwater.scans.prepare import prepare
 
-    for name, path in (("scans", request.scans), ("labels", request.labels), ("test", request.test)):
-        if path is not None and not Path(path).exists():
-            raise InputError(f"{path} does not exist (given as {name}). Check the path.")
-    wanted(request)
+    settings = wanted(request)
     run = folder_for(request)
     if (run / "settings.json").exists():
         passport = Passport.load(run / "passport.json")
     else:
-        progress.say(f"Looking at {request.scans}")
-        passport = look(request.scans, request.labels, test=request.test, seed=request.seed, progress=progress)
-        run.mkdir(parents=True, exist_ok=True)
-        runfolder.write_json(run / "request.json", request.plain())
+        passport = look(
+            request.scans, request.labels, test=request.test, seed=request.seed, classes=request.classes,
+            show_identifiers=request.show_identifiers, progress=progress,
+        )  # fmt: skip
+        runfolder.private_folder(run)
+        runfolder.write_json(run / ASKED, request.plain())
         passport.save(run / "passport.json")
+    progress.say(f"What is in {passport.root}")
     for sentence in passport.sentences():
         progress.say(f"  {sentence}")
-    return run, store.prepare(passport, run / "store", progress=progress)
+    return run, prepare(passport, run / "store", spacing=settings.spacing or None, progress=progress)
 
 
 def wanted(request: Request, recipe: Settings | None = None) -> Settings:
@@ -126,6 +166,7 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
     else:
         import numpy as np
 
+        from headwater import costs as measuring
         from headwater import plan, recipes
         from headwater.device import machine
         from headwater.train import loop
@@ -139,17 +180,17 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
             progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
         batch = min(settings.pretrain.batch, max(2, len(store.split("train"))))  # a scan twice in a batch is no pair of scans
         settings = replace(settings, pretrain=replace(settings.pretrain, batch=batch))
-        costs = plan.measure(store, settings, labelled if tests else [], progress)
+        costs = measuring.measure(store, settings, labelled if tests else [], progress)
         settings = plan.spend(settings, costs, len(labelled), len(tests))
         parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6
         rows = plan.lines(settings, costs, store, here, len(tests), parameters)
         plan.save(run, rows, costs)
         runfolder.write_json(run / "settings.json", told.to_dict(settings))
     progress.say("")
-    progress.say("Plan (change any line with --set)")
+    progress.say("Plan (change any line with --set NAME=VALUE, the names in brackets)")
     for row in rows:
         progress.say(f"  {row['name']:<10} {row['choice']}")
-        progress.say(f"  {'':<10}   because {row['because']}")
+        progress.say(f"  {'':<10}   because {row['because']}   [{row['set']}]")
     progress.say("")
     return settings
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json as jsons
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -29,8 +30,13 @@ Set = Annotated[
     UseAppendAction,
     arg(name="set", metavar="NAME=VALUE", help="change lines of the plan, such as pretrain.batch=4 (settings.json has all)"),
 ]
+Classes = Annotated[bool, arg(help="take folders (or the labels in an .npz or table) as classes")]
+Show = Annotated[bool, arg(help="show real names of files and subjects, in everything that is written as well")]
 Json = Annotated[bool, arg(help="print the result as JSON, and nothing else")]
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="run folder")]
+
+
+MANY = 20  # lines of what was set aside that are printed
 
 
 class Terminal:
@@ -112,31 +118,54 @@ def run(
     budget: Budget = None,
     seed: Seed = 0,
     set: Set = (),
+    classes: Classes = False,
+    show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
     """The main job: look, pretrain, observe, adapt, report."""
     listener = _listener(json)
-    page = api.run(api.Request(scans, labels, out, test, budget, seed, set), listener, command=_command())
+    request = api.Request(scans, labels, out, test, budget, seed, set, classes, show_identifiers)
+    page = api.run(request, listener, command=_command())
     _finish(page.parent, page, json, listener)
 
 
-def look(scans: Scans, /, labels: Labels = None, test: Test = None, out: Out = None, seed: Seed = 0, json: Json = False) -> None:
+def look(
+    scans: Scans,
+    /,
+    labels: Labels = None,
+    test: Test = None,
+    out: Out = None,
+    seed: Seed = 0,
+    distribution: Annotated[bool, arg(help="also measure how the voxels are distributed (some seconds more)")] = False,
+    classes: Classes = False,
+    show_identifiers: Show = False,
+    json: Json = False,
+) -> None:
     """The data passport: what is here, what is broken, what it needs."""
     listener = _listener(json)
-    passport = api.look(scans, labels, test=test, seed=seed, progress=listener)
+    passport = api.look(
+        scans, labels, test=test, seed=seed, classes=classes, show_identifiers=show_identifiers, progress=listener
+    )
+    found = api.distribution(passport, seed, listener) if distribution else None
     if out is not None:
         if (out / "settings.json").exists():
             raise InputError(f"{out} holds a run. Choose another --out for the passport.")
-        passport.save(out / "passport.json")
+        page = api.keep(passport, found, out)
     if json:
-        from dataclasses import asdict
-
-        print(jsons.dumps(runfolder.plain({**asdict(passport), "sentences": passport.sentences()}), indent=1))
+        shown = passport.plain() | ({"distribution": found.plain()} if found else {})
+        print(jsons.dumps(runfolder.plain(shown), indent=1))
         return
     for sentence in passport.sentences():
         listener.say(f"  {sentence}")
-    for fault in passport.quarantine:
+    aside = [fault for fault in passport.quarantine if fault["kind"] != "copy"]
+    for fault in aside[:MANY]:
         listener.say(f"  set aside: {fault['file']}: {fault['fault']}; {fault['remedy']}.")
+    if len(aside) > MANY:
+        listener.say(f"  and {len(aside) - MANY:,} more set aside (--json, or passport.json with --out, has all)")
+    for sentence in found.sentences() if found else ():
+        listener.say(f"  {sentence}")
+    if out is not None:
+        listener.say(f"\n{page}")
 
 
 def pretrain(
@@ -148,11 +177,13 @@ def pretrain(
     budget: Budget = None,
     seed: Seed = 0,
     set: Set = (),
+    show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
     """A backbone, with the watch on. Masks, if given, are kept for `adapt`."""
     listener = _listener(json)
-    folder = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener, _command())
+    request = api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers)
+    folder = api.pretrain(request, listener, _command())
     watched = [e for e in runfolder.read_events(folder) if e.get("event") == "watch"]
     if json:
         print(jsons.dumps({"run": str(folder), "watch": watched[-1] if watched else None}, indent=1))
@@ -185,6 +216,7 @@ def adapt(
     budget: Budget = None,
     seed: Seed = 0,
     set: Set = (),
+    show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
     """Scratch, frozen and fine-tuned at several label counts, with intervals."""
@@ -196,7 +228,8 @@ def adapt(
                 f"{scans} is a run with settings of its own: leave out the options, or name the folder of scans instead."
             )
     else:
-        run = api.pretrain(api.Request(scans, labels, out, test, budget, seed, set), listener, _command())
+        request = api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers)
+        run = api.pretrain(request, listener, _command())
     summary = api.adapt(run, listener, _command())
     if json:
         print(jsons.dumps(runfolder.plain(summary), indent=1))
@@ -251,11 +284,20 @@ COMMANDS = {f.__name__: f for f in (run, look, pretrain, observe, adapt, report,
 
 
 def _command() -> str:
-    return shlex.join(["headwater", *sys.argv[1:]])
+    """What was typed, under names that may be shown."""
+    from headwater.scans.identifiers import known
+
+    shown = known("--show-identifiers" in sys.argv)
+    typed = []
+    for word in sys.argv[1:]:
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        typed.append(option + equals + (shown.folder(Path(value)) if "/" in value or Path(value).exists() else value))
+    return shlex.join(["headwater", *typed])
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command; a user's mistake is one sentence and exit code 2, a wish to stop is 130."""
+    """Runs a command; a user's mistake is one sentence and exit code 2, a wish to stop is 130. What it writes is the owner's."""
+    os.umask(0o077)
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         app.command(command, name=name)

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -59,3 +60,28 @@ def peak_memory() -> float:
         return float("nan")
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def available_memory() -> float:
+    """GiB that are free for networks: on the accelerator if there is one, else in main memory, a container's limit counted."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / 2**30
+    free = [machine().memory]
+    told = _numbers("/proc/meminfo")
+    free += [told["MemAvailable:"] / 2**20] if "MemAvailable:" in told else []
+    try:
+        limit, taken = (int(Path(f"/sys/fs/cgroup/{name}").read_text()) for name in ("memory.max", "memory.current"))
+        files = _numbers("/sys/fs/cgroup/memory.stat").get("inactive_file", 0)  # given back when asked for
+        free.append(max(0, limit - taken + files) / 2**30)
+    except (OSError, ValueError):
+        pass  # no container, or none with a limit
+    return min(f for f in free if f == f)
+
+
+def _numbers(file: str) -> dict[str, int]:
+    """Lines of a name and a number; nothing where the system has no such file."""
+    try:
+        lines = [line.split() for line in Path(file).read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return {}
+    return {line[0]: int(line[1]) for line in lines if len(line) > 1 and line[1].isdigit()}

@@ -1,17 +1,13 @@
 """From a budget in minutes and a measured step to the number of steps, draws and labels, each with its reason."""
 
-import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import Any
 
-from headwater.device import Machine, peak_memory
+from headwater.costs import Costs
+from headwater.device import Machine
 from headwater.errors import InputError
-from headwater.progress import Progress, Silent
 from headwater.runfolder import write_json
 from headwater.scans.store import Store
 from headwater.settings import Pretrain, Settings
@@ -22,111 +18,6 @@ SHORTEST = 20  # steps of pretraining that are worth making
 LOOKING = 0.15  # share of pretraining that the watch may take
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
 MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Measured seconds: one pretraining step (by precision, and the better), one look of the watch, one adaptation step by arm,
-    one test scan; and GiB at the peak."""
-
-    steps: dict[str, float]
-    precision: str
-    look: float
-    adapt: dict[str, float]
-    test: float
-    memory: float
-
-    @property
-    def pretrain(self) -> float:
-        """Seconds of a pretraining step at the chosen precision."""
-        return self.steps[self.precision]
-
-
-def measure(store: Store, settings: Settings, labelled: list[int], progress: Progress | None = None) -> Costs:
-    """Runs each kind of step for real, a few times."""
-    import copy
-
-    from headwater.device import machine
-    from headwater.train import loop
-
-    device, chosen = machine().device, store.split("train")
-    student, objective = loop.assemble(settings, store)
-    student = student.to(device)
-    teacher = copy.deepcopy(student).requires_grad_(False)
-    optimizer = loop.optimizer_for(student, 0.0, 0.0)
-
-    def step(precision: str) -> None:
-        views = loop.views_at(0, store, chosen, settings, student.backbone).to(device)
-        loop.step(student, teacher, objective, optimizer, views, 0.0, 1.0, replace(settings, precision=precision))
-
-    tried = {"auto": ["fp32", "bf16"] if machine().bf16 else ["fp32"]}.get(settings.precision, [settings.precision])
-    with (progress or Silent()).track("Measuring", len(tried) + 2) as advance:
-        steps = {}
-        for precision in tried:
-            steps[precision] = _seconds(partial(step, precision), device, 2 if precision == tried[0] else 1)
-            advance(1)
-        return _all_costs(store, settings, labelled, steps, teacher, device, advance)
-
-
-def _all_costs(
-    store: Store, settings: Settings, labelled: list[int], steps: dict[str, float], network: Any, device: Any, advance: Any
-) -> Costs:
-    """What else a run does, at the precision that pays."""
-    import torch
-
-    from headwater.observe import watch
-
-    quickest = min(steps, key=lambda p: steps[p] * (1 if p == "fp32" else 1.1))  # bf16 has to pay for its rounding
-    settings = replace(settings, precision=quickest)
-    chosen = store.split("train")
-    few = [store.image(i) for i in chosen[:16]]
-    look = 0.0
-    if len(few) >= 8 and settings.pretrain.watch:
-        probe = watch.probe_views(few, settings.views.crop, network.backbone.stride, seed=settings.seed)
-        look = _seconds(lambda: watch.measure(network.backbone, probe, precision=settings.precision), device, 1)
-        look *= min(watch.IMAGES, len(chosen)) / len(few)
-    advance(1)
-    adapt, test = {}, 0.0
-    if labelled:
-        adapt, test = _adaptation(store, settings, labelled, device)
-    advance(1)
-    memory = peak_memory() if device.type == "cpu" else torch.cuda.max_memory_allocated() / 2**30
-    return Costs(steps, settings.precision, look, adapt, test, memory)
-
-
-def _adaptation(store: Store, settings: Settings, labelled: list[int], device: Any) -> tuple[dict[str, float], float]:
-    """Seconds of one step of each arm, and of predicting one scan."""
-    from headwater.transfer import segment
-
-    costs: dict[str, float] = {}
-    for arm in segment.ARMS:
-        if arm == "fine-tuned":  # the same network as from scratch
-            costs[arm] = costs["scratch"]
-            continue
-        network = segment.untrained(arm, store, settings).to(device)
-        optimizer, criterion = segment.optimizer_for(network, 0.0, 0.0), segment.criterion()
-
-        def step(network: Any = network, optimizer: Any = optimizer, criterion: Any = criterion) -> None:
-            images, masks = (t.to(device) for t in segment.batch_at(0, store, labelled[:1], settings, settings.seed))
-            segment.train_step(network, criterion, optimizer, images, masks, 0.0, settings)
-
-        costs[arm] = _seconds(step, device)
-    image = store.image(labelled[0])
-    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device, 1)
-
-
-def _seconds(work: Callable[[], Any], device: Any, repeats: int = 2) -> float:
-    """The median of some repeats after one that warms up."""
-    took = []
-    for _ in range(repeats + 1):
-        started = time.monotonic()
-        work()
-        if device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
-        took.append(time.monotonic() - started)
-    return statistics.median(took[1:])
 
 
 def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settings:
@@ -141,6 +32,8 @@ def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settin
             f"There are {labelled} labelled scans to learn from, fewer than any of the label counts {settings.adapt.counts}: "
             f"give more masks, or --set adapt.counts=1,{labelled}."
         )
+    if costs.batch != settings.pretrain.batch:
+        settings = replace(settings, pretrain=replace(settings.pretrain, batch=costs.batch))
     seconds = 60 * settings.budget * MARGIN
     settings = _pretraining(settings, costs, WARMING if counts else 1.0)
     if not counts:
@@ -212,20 +105,25 @@ def lines(
     kind = {"resenc": "residual encoder", "vit": "vision transformer"}[chosen.family]
     goal = {"cva": "consistent view alignment + masked autoencoding", "mae": "masked autoencoding"}[settings.pretrain.objective]
     rows = [
+        ("spacing", _spacing(store), _why_spacing(store, settings), "spacing"),
         (
             "backbone",
             f"{kind}, {chosen.size}, {parameters:.1f} M parameters",
             f"there are {where}" + ("; a CNN is the safe start with few scans" if chosen.family == "resenc" else ""),
+            "backbone.family, backbone.size",
         ),
         (
             "views",
             f"two crops of {_by(view.crop)} voxels out of {_by(view.parent)}",
             f"half of the scans are {_by(_median(store))} voxels or less",
+            "views.crop, views.parent",
         ),
+        ("batch", f"{settings.pretrain.batch} scans", _why_batch(settings, costs, len(store.split("train"))), "pretrain.batch"),
         (
             "pretrain",
-            f"{goal}, {settings.pretrain.steps:,} steps of {settings.pretrain.batch} scans, {_minutes(pretraining)}",
-            f"one step took {costs.pretrain:.2f} s here",
+            f"{goal}, {settings.pretrain.steps:,} steps, {_minutes(pretraining)}",
+            f"one step took {costs.pretrain:.2f} s here{_faster(costs)}",
+            "pretrain.steps, budget",
         ),
     ]
     if adapt.counts:
@@ -235,19 +133,32 @@ def lines(
                 "adapt",
                 f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each, {_minutes(adapting)}",
                 f"the budget is {settings.budget:g} min, and {tests} scans are kept for testing",
+                "adapt.counts, adapt.draws, adapt.steps",
             )
         )
     size = (store.images.nbytes + store.labels.nbytes) / 2**30
-    rows.append(
-        (
-            "memory",
-            f"{costs.memory:.1f} GiB",
-            f"the trial steps in {settings.precision} took that{_faster(costs)}; disk {size + 0.1:.1f} GiB",
-        )
-    )
+    needs = f"the trial steps in {settings.precision} took that of {costs.free:.1f} GiB free; disk {size + 0.1:.1f} GiB"
+    rows.append(("memory", f"{costs.memory:.1f} GiB", needs, "pretrain.batch, views.crop"))
     done = time.strftime("%H:%M", time.localtime(time.time() + 60 * (pretraining + adapting) + 30))
-    rows.append(("done", f"about {done}", f"this is {_minutes(pretraining + adapting)} of work"))
-    return [{"name": name, "choice": choice, "because": because} for name, choice, because in rows]
+    rows.append(("done", f"about {done}", f"this is {_minutes(pretraining + adapting)} of work", "budget"))
+    return [{"name": name, "choice": choice, "because": why, "set": told} for name, choice, why, told in rows]
+
+
+def _spacing(store: Store) -> str:
+    return " x ".join(f"{s:.3g}" for s in store.spacing) + " mm"
+
+
+def _why_spacing(store: Store, settings: Settings) -> str:
+    return "you said so" if settings.spacing else "it is the middle of the scans'" if len(store) > 1 else "it is the scan's own"
+
+
+def _why_batch(settings: Settings, costs: Costs, scans: int) -> str:
+    """What the number of scans in a step rests on."""
+    if costs.batch < settings.pretrain.batch or costs.memory > 0.6 * costs.free:
+        return f"more would not fit into {costs.free:.1f} GiB of free memory"
+    if settings.pretrain.batch >= scans:
+        return f"there are {scans} scans to learn from"
+    return f"two crops of {_by(settings.views.crop)} of each keep the machine busy"
 
 
 def _faster(costs: Costs) -> str:

@@ -1,4 +1,4 @@
-"""The run folder as an interface: plain files, each complete or absent."""
+"""The run folder as an interface: plain files, each complete or absent, readable by their owner only."""
 
 import json
 import math
@@ -28,18 +28,28 @@ def plain(value: Any) -> Any:
 def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
     """Lets `write` fill a file beside `path`, then renames it: a reader sees all of it or none."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     beside = path.with_name(
         f".{path.name}.{os.getpid()}.part{path.suffix}"
     )  # numpy adds an ending of its own where there is none
     try:
         write(beside)
+        os.chmod(beside, 0o600)
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
     return path
+
+
+def private_folder(folder: Path) -> Path:
+    """A folder that exists afterwards; the parts of its path that did not are for their owner only."""
+    folder = Path(folder)
+    for part in reversed([folder, *folder.parents]):
+        if not part.exists():
+            part.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -57,9 +67,13 @@ def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def append_event(folder: Path, event: dict[str, Any]) -> None:
     """One line at the end of events.jsonl."""
-    with open(Path(folder) / "events.jsonl", "ab+") as file:
+    with open(Path(folder) / "events.jsonl", "ab+", opener=_owner_only) as file:
         torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
         file.write(("\n" if torn else "").encode() + json.dumps(plain(event), ensure_ascii=False).encode() + b"\n")
 

@@ -77,6 +77,7 @@ class Settings:
     seed: int = 0
     budget: float = 30.0  # minutes
     precision: str = "auto"  # auto | fp32 | bf16
+    spacing: tuple[float, ...] = ()  # mm, of the prepared scans; none: the middle of what is there
     views: Views = field(default_factory=Views)
     backbone: Backbone = field(default_factory=Backbone)
     pretrain: Pretrain = field(default_factory=Pretrain)
@@ -183,7 +184,8 @@ def check(settings: Settings) -> None:
         (
             "give a number above 0",
             lambda v: 0 < v < math.inf,
-            {"budget": settings.budget, "pretrain.clip": pretrain.clip, "adapt.clip": adapt.clip}
+            {f"spacing ({i + 1})": mm for i, mm in enumerate(settings.spacing)}
+            | {"budget": settings.budget, "pretrain.clip": pretrain.clip, "adapt.clip": adapt.clip}
             | {"pretrain.learning_rate": pretrain.learning_rate, "adapt.learning_rate": adapt.learning_rate},
         ),
         (

@@ -1,5 +1,7 @@
 """Shapes are checked while tests run; made-up scans for all, real ones where they lie beside the checkout."""
 
+import os
+from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 
@@ -9,6 +11,16 @@ from jaxtyping import install_import_hook
 checked = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"  # a whole number is a number
 hook = install_import_hook("headwater", checked)
 hook.install() if hasattr(hook, "install") else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of the tests' own: what Headwater remembers of them is nobody's."""
+    before, folder = os.environ.get("HOME"), tmp_path_factory.mktemp("home")
+    os.environ["HOME"] = str(folder)
+    yield folder
+    if before is not None:
+        os.environ["HOME"] = before
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +49,10 @@ def flat_phantoms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]
 
 
 def _prepared(folders: tuple[Path, Path], folder: Path) -> "Store":  # noqa: F821
-    from headwater.scans import passport, store
+    from headwater.scans.passport import look
+    from headwater.scans.prepare import prepare
 
-    return store.prepare(passport.look(*folders), folder)
+    return prepare(look(*folders), folder)
 
 
 @pytest.fixture(scope="session")

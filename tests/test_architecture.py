@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +25,8 @@ ARROWS = {  # room or module -> rooms and modules of ours it may import, beside 
     "interrupt": set(),
     "recipes": set(),
     "provenance": {"device"},
-    "plan": {"device", "scans", "observe", "train", "transfer"},
+    "costs": {"device", "scans", "observe", "train", "transfer"},
+    "plan": {"costs", "device", "scans"},
     "scans": set(),
     "views": set(),
     "backbones": set(),
@@ -34,7 +36,7 @@ ARROWS = {  # room or module -> rooms and modules of ours it may import, beside 
     "report": set(),
     "train": {"device", "interrupt", "scans", "views", "backbones", "objectives", "observe"},
     "transfer": {"device", "interrupt", "scans", "views", "backbones", "train"},
-    "api": {"device", "plan", "provenance", "recipes", "scans", "observe", "train", "transfer", "report"},
+    "api": {"costs", "device", "plan", "provenance", "recipes", "scans", "observe", "train", "transfer", "report"},
     "cli": {"api", "device", "interrupt", "provenance", "scans"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -56,7 +58,7 @@ OUTSIDE = {  # rooms that may only use these libraries beside Python's own
     "flow": {"torch", "numpy", "scipy", "ot", "jaxtyping"},
     "report": {"numpy", "jinja2", "markupsafe", "matplotlib", "jaxtyping"},
     "observe": {"numpy", "torch", "scipy", "sklearn", "jaxtyping"},
-    "scans": {"numpy", "scipy", "nibabel", "jaxtyping"},
+    "scans": {"numpy", "scipy", "nibabel", "pydicom", "PIL", "tifffile", "SimpleITK", "sklearn", "threadpoolctl", "jaxtyping"},
 }
 
 
@@ -134,9 +136,11 @@ def test_nobody_imports_what_is_not_wanted():
 def test_what_is_imported_is_declared():
     import tomllib
 
-    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    names = {re.match(r"[\w-]+", line)[0].lower() for line in told}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "test" for line in lines]
+    names = {re.match(r"[\w-]+", line)[0].lower() for line in [*project["dependencies"], *extras]}
     known = {"sklearn": "scikit-learn", "markupsafe": "jinja2"}  # what jinja2 itself is made of
+    known |= {"PIL": "pillow", "SimpleITK": "simpleitk", "ot": "pot"}
     listed([f"{name_of(p)} imports {lib}" for p in MODULES for lib in sorted(others(p)) if known.get(lib, lib) not in names])
 
 
@@ -157,7 +161,8 @@ def test_no_circles_between_rooms():
 def test_modules_are_small():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     listed([f"{name_of(p)}: {n} lines" for p, n in lengths.items() if n > 300])
-    assert len([p for p in MODULES if p.name != "__init__.py"]) <= 75, "about sixty modules in all"
+    folders = Counter(p.parent for p in MODULES if p.name != "__init__.py")
+    listed([f"{folder.relative_to(ROOT)} holds {n} modules: more than one finds at a glance" for folder, n in folders.items() if n > 24])
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:
@@ -221,6 +226,7 @@ def test_no_bare_except():
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or ast.unparse(node.type) in ("BaseException", "Exception")
+                broad &= name_of(path) != "scans.readers"  # decoding libraries raise whatever they like
                 wrong += [f"{name_of(path)}:{node.lineno}"] if broad else []
     listed(wrong)
 
@@ -339,7 +345,6 @@ def test_every_module_has_its_test():
         "device",
         "api",  # test_cli, test_loop
         "scans.scan",
-        "scans.examine",
         "scans.words",  # test_readers, test_passport
         "backbones.features",
         "backbones.convolutions",

@@ -139,7 +139,7 @@ def test_the_folder_of_another_run(capsys, phantoms, tmp_path):
     (tmp_path / "photo.txt").write_text("mine")
     said = refused(capsys, "run", phantoms[0], "--out", tmp_path)
     assert "holds something else" in said and "another --out" in said and (tmp_path / "photo.txt").read_text() == "mine"
-    runfolder.write_json(tmp_path / "run" / "request.json", {"scans": "elsewhere"})
+    runfolder.write_json(tmp_path / "run" / "private" / "request.json", {"scans": "elsewhere"})
     assert "holds something else" in refused(capsys, "pretrain", phantoms[0], "--out", tmp_path / "run")
 
 
@@ -158,10 +158,10 @@ def test_what_cannot_be_parsed_ends_with_two_or_help(capsys, arguments):
 
 
 def test_no_budget_at_all_is_refused(capsys, phantoms, flat, tmp_path, monkeypatch):
-    from headwater import api, plan
+    from headwater import api, costs
 
     monkeypatch.setattr(api, "begin", lambda request, progress: (tmp_path, flat))
-    monkeypatch.setattr(plan, "measure", lambda *given: plan.Costs({"fp32": 1.0}, "fp32", 0.0, {}, 0.0, 1.0))
+    monkeypatch.setattr(costs, "measure", lambda *given: costs.Costs({"fp32": 1.0}, "fp32", 0.0, {}, 0.0, 1.0, 20.0, 8))
     monkeypatch.setattr(api, "_pretrain", lambda *given: None)
     assert "budget" in refused(capsys, "pretrain", phantoms[0], "--budget", "0", "--out", tmp_path)
 
@@ -240,7 +240,8 @@ def again(run: Path, *more: str) -> list[str]:
 
 def test_a_whole_run_leaves_every_file(whole):
     for name in (
-        "request.json",
+        "private/request.json",
+        "private/sources.json",
         "passport.json",
         "plan.json",
         "settings.json",
@@ -317,6 +318,11 @@ def test_pretraining_without_masks_and_what_adapt_says_then(flat_phantoms, tmp_p
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_what_is_written_is_the_owners_alone(whole):
+    loose = [p for p in [whole, *whole.rglob("*")] if p.stat().st_mode & 0o077]
+    assert not loose, loose[:5]
+
+
 def test_two_requests_get_two_folders(phantoms, tmp_path, monkeypatch):
     from headwater import api
 
@@ -324,7 +330,7 @@ def test_two_requests_get_two_folders(phantoms, tmp_path, monkeypatch):
     scans = tmp_path / "spine" / "images"
     one, other = api.Request(scans), api.Request(scans, seed=1)
     assert api.folder_for(one) == Path("runs/spine") == api.folder_for(other), "nothing is there yet"
-    runfolder.write_json(Path("runs/spine/request.json"), one.plain())
+    runfolder.write_json(Path("runs/spine/private/request.json"), one.plain())
     assert api.folder_for(one) == Path("runs/spine") and api.folder_for(other) == Path("runs/spine-2")
 
 

@@ -6,16 +6,17 @@ import re
 import pytest
 
 from headwater import plan
+from headwater.costs import Costs
 from headwater.errors import InputError
 from headwater.settings import Settings, change
 
 ARMS = ("scratch", "frozen", "fine-tuned")
 
 
-def costs(pretrain: float = 0.3, adapt: float | None = 0.2, look: float = 2.0, test: float = 0.1) -> plan.Costs:
+def costs(pretrain: float = 0.3, adapt: float | None = 0.2, look: float = 2.0, test: float = 0.1) -> Costs:
     """Of a made-up machine, in seconds."""
     arms = {} if adapt is None else dict(zip(ARMS, (adapt, 0.4 * adapt, adapt), strict=True))
-    return plan.Costs({"fp32": 2 * pretrain, "bf16": pretrain}, "bf16", look, arms, 0.0 if adapt is None else test, 1.0)
+    return Costs({"fp32": 2 * pretrain, "bf16": pretrain}, "bf16", look, arms, 0.0 if adapt is None else test, 1.0, 20.0, 8)
 
 
 def told(budget: float, *changes: str) -> Settings:
@@ -32,7 +33,7 @@ GRID = list(
 )
 
 
-def planned(budget, pretrain, adapt, look, test, labelled, tests) -> tuple[Settings, plan.Costs] | None:
+def planned(budget, pretrain, adapt, look, test, labelled, tests) -> tuple[Settings, Costs] | None:
     """The plan of one case of the grid; None where it is refused or makes no sense."""
     if (adapt is None) != (labelled == 0):
         return None
@@ -136,15 +137,11 @@ def test_counts_that_cannot_be_had_are_said():
         plan.spend(told(30, "adapt.counts=50"), costs(), 20, 10)
 
 
-def test_measured_on_this_machine(flat, tiny):
-    from headwater.transfer import adapt
+def test_a_batch_that_does_not_fit_is_made_smaller():
+    from dataclasses import replace
 
-    found = plan.measure(flat, tiny(2, "precision=auto", "pretrain.watch=1"), adapt.trainable(flat))
-    assert found.precision in found.steps and 0 < found.pretrain <= 1.1 * min(found.steps.values())
-    assert set(found.adapt) == set(ARMS) and min(found.adapt.values()) > 0
-    assert found.test > 0 and found.look > 0 and found.memory > 0.05
-    without = plan.measure(flat, tiny(2), [])
-    assert without.adapt == {} and without.test == 0 and without.look == 0 and set(without.steps) == {"fp32"}
+    made = plan.spend(told(30), replace(costs(), batch=3), 20, 10)
+    assert made.pretrain.batch == 3
 
 
 def test_lines_tell_every_choice_with_its_reason(flat, tmp_path):
@@ -153,8 +150,12 @@ def test_lines_tell_every_choice_with_its_reason(flat, tmp_path):
 
     settings = plan.spend(recipes.default(flat.shape(0), False), costs(), 10, 2)
     rows = plan.lines(settings, costs(), flat, machine(), 2, 1.5)
-    assert {"backbone", "pretrain", "adapt", "memory", "done"} <= {row["name"] for row in rows}
-    assert all(row["choice"] and row["because"] for row in rows)
+    assert {"spacing", "backbone", "views", "batch", "pretrain", "adapt", "memory", "done"} == {row["name"] for row in rows}
+    assert all(row["choice"] and row["because"] and row["set"] for row in rows)
+    for row in rows:
+        for name in row["set"].split(", "):  # every line names settings that there are
+            with pytest.raises(InputError, match="(?!there is no setting)"):
+                change(settings, f"{name}=nonsense,")
     plan.save(tmp_path, rows, costs())
     kept = runfolder.read_json(tmp_path / "plan.json")
     assert kept["lines"] == rows and kept["costs"]["steps"] == costs().steps

@@ -124,7 +124,7 @@ def gaussian_flow(t: float, mean: np.ndarray, cov: np.ndarray, V: np.ndarray, A:
     """Mean (d) and covariance (d, d) at time t of a Gaussian of tokens under softmax attention without normalisation.
 
     m' = V (I + S A) m, S' = V S A S + (V S A S)^T, where A = K^T Q acts on the token that looks. Raises ValueError when the
-    covariance blows up before t. Source: Castin, Ablin, Carrillo, Peyre, "A unified perspective on the dynamics of deep transformers".
+    covariance blows up before t. Source: Castin et al., "A unified perspective on the dynamics of deep transformers" (2025).
     """
     mean, cov, V, A = (np.asarray(a, dtype=float) for a in (mean, cov, V, A))
     d = len(mean)
@@ -208,7 +208,7 @@ def cap(angle: float, d: int) -> float:
 
 
 def renyi_centres(angle: float, d: int, n: int | None = None) -> float:
-    """Expected number of strong Renyi centres among n uniform tokens: those with no earlier token (centre or not) within the angle.
+    """Expected number of strong Renyi centres among n uniform tokens: no earlier token (centre or not) within the angle.
 
     (1 - (1-cap)^n) / cap, 1/cap for n -> infinity (None): pi/angle on the circle, 1/sin^2(angle/2) on S^2. Under causal
     attention angle = c beta^{-1/2} counts the metastable clusters (Karagodin, Polyanskiy, Rigollet 2024).

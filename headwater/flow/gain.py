@@ -83,7 +83,9 @@ def consensus_gain(
         raise ValueError(f'norm must be "post" or "pre", not {norm!r}.')
     size = mean.norm(dim=-1)
     if not bool(((size > 0) & torch.isfinite(size)).all()) or not bool(torch.isfinite(H).all()):
-        raise ValueError("Mean tokens must be finite and not zero, H finite: at a zero mean there is no consensus to linearise at.")
+        raise ValueError(
+            "Mean tokens must be finite and not zero, H finite: at a zero mean there is no consensus to linearise at."
+        )
     seen = _layer_norm(mean, scale, shift, eps) if norm == "pre" else mean
     after = mean + (seen.unsqueeze(-2) @ H).squeeze(-2)
     after = after if bias is None else after + bias

@@ -37,9 +37,9 @@ class Merger:
 
 @dataclass(frozen=True)
 class Metastability:
-    """Cluster counts along a trajectory. formed (T1), broken (T2): ends of the longest plateau in log time, of two or more clusters
-    if there is one, else of the single cluster.
+    """Cluster counts along a trajectory.
 
+    formed (T1), broken (T2): ends of the longest plateau in log time, of two or more clusters if any, else of the single one.
     Both nan if tokens never gather; broken is inf if the plateau reaches the last saved time. No finer than the saved times.
     """
 

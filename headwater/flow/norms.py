@@ -1,6 +1,6 @@
 """Normalisation as speed: where the norm sits decides how fast equiangular tokens agree.
 
-Tokens x_i = r theta_i with theta_i on the sphere, theta_i' = P_{theta_i} A_i / s, A_i the softmax attention of the thetas (V = I),
+Tokens x_i = r theta_i, theta_i on the sphere, theta_i' = P_{theta_i} A_i / s, A_i the softmax attention of the thetas (V = I),
 s by scheme: post 1; pre r with r' = <theta, A>; peri r |A| with r' = <theta, A>/|A|; ngpt |A|/alpha. mix is post until a switch,
 then pre. Source of the schemes as speeds: Karagodin et al., "Normalization in attention dynamics" (2025).
 """

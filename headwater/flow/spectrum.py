@@ -15,9 +15,9 @@ Shape = Literal["one cluster", "two poles", "polytope", "hyperplanes", "dispersa
 class LimitShape:
     """Where the tokens of one repeated attention layer end.
 
-    directions: (k, d) rows, orthonormal basis of what the shape is about (poles: phi_1; polytope: its subspace; hyperplanes: their
-    normal, a left eigenvector of V; rotation: the plane). reason: rule, its source and its limits. tests: what was checked, with
-    the numbers. certain: a published theorem applies to every or almost every start; False also for derived (linear) rules.
+    directions: (k, d) rows, orthonormal basis of what the shape is about (poles: phi_1; polytope: its subspace; hyperplanes:
+    their normal, a left eigenvector of V; rotation: the plane). reason: rule, source, limits. tests: what was checked, with the
+    numbers. certain: a published theorem applies to every or almost every start; False also for derived (linear) rules.
     """
 
     kind: Shape
@@ -28,7 +28,7 @@ class LimitShape:
 
 
 @dataclass(frozen=True)
-class Leading:
+class _Leading:
     """Leading eigenvalue of V (largest real part) and what else the rules ask of the weights."""
 
     value: complex
@@ -51,7 +51,7 @@ def _orthonormal(columns: np.ndarray) -> np.ndarray:
     return left[:, sizes > 1e-8 * sizes[0]].T
 
 
-def _leading(V: np.ndarray, form: np.ndarray, tol: float) -> Leading:
+def _leading(V: np.ndarray, form: np.ndarray, tol: float) -> _Leading:
     """Spectrum of V, equality judged at tol times the norm of V (of Q^T K)."""
     d, size = len(V), np.linalg.norm(V, 2)
     values, vectors = np.linalg.eig(V)
@@ -67,7 +67,7 @@ def _leading(V: np.ndarray, form: np.ndarray, tol: float) -> Leading:
     rest = values[~same]
     big = np.linalg.norm(form, 2)
     symmetric = (form + form.T) / 2
-    return Leading(
+    return _Leading(
         value=complex(top.real) if is_real else complex(top),
         many=int(same.sum()),
         defective=bool(is_real and len(basis) < same.sum()),
@@ -84,7 +84,7 @@ def _leading(V: np.ndarray, form: np.ndarray, tol: float) -> Leading:
     )
 
 
-def _sphere(s: Leading, d: int, beta: float) -> tuple[Shape, str, bool]:
+def _sphere(s: _Leading, d: int, beta: float) -> tuple[Shape, str, bool]:
     top = s.value.real
     if abs(s.value.imag) > 0:
         turn = "and turns with it for ever" if top > 0 else "and, its real part not being positive, does not gather"
@@ -100,8 +100,8 @@ def _sphere(s: Leading, d: int, beta: float) -> tuple[Shape, str, bool]:
     if top < 0:
         return (
             "dispersal",
-            "Every eigenvalue of V has negative real part: a cluster at an eigenvector of value l spreads at rate -l (derived), so "
-            "none persists. For V = -I = -Q^T K the energy falls and tokens spread out.",
+            "Every eigenvalue of V has negative real part: a cluster at an eigenvector of value l spreads at rate -l (derived), "
+            "so none persists. For V = -I = -Q^T K the energy falls and tokens spread out.",
             False,
         )
     if s.defective or top == 0:
@@ -109,33 +109,39 @@ def _sphere(s: Leading, d: int, beta: float) -> tuple[Shape, str, bool]:
     if s.many > 1:
         return "one cluster", f"One cluster at a point of the {s.many}-dimensional leading eigenspace (derived, linear).", False
     ratio, strength = s.rest / top, beta * s.coupling
+    bound = f"tanh(beta <Q phi, K phi>) = {np.tanh(strength):.3g}"
     if strength > 0 and ratio < np.tanh(strength):
         return (
             "two poles",
-            f"lambda_2/lambda_1 = {ratio:.3g} < tanh(beta <Q phi, K phi>) = {np.tanh(strength):.3g}: two clusters at +-phi_1 persist "
-            f"(derived, linear) where |log of their shares| < {2 * strength:.3g}; from a less balanced start, one cluster at phi_1.",
+            f"lambda_2/lambda_1 = {ratio:.3g} < {bound}: two clusters at +-phi_1 persist (derived, linear) if balanced at first, "
+            f"at most where |log(share/other share)| < {2 * strength:.3g}; otherwise one cluster at +phi_1 or -phi_1.",
             False,
         )
     return (
         "one cluster",
-        f"lambda_2/lambda_1 = {ratio:.3g} is not below tanh(beta <Q phi, K phi>) = {np.tanh(strength):.3g}: two poles do not persist, "
+        f"lambda_2/lambda_1 = {ratio:.3g} is not below {bound}: two poles do not persist, "
         "one cluster at +phi_1 or -phi_1 does (derived, linear).",
         False,
     )
 
 
-def _flat(s: Leading, tol: float) -> tuple[Shape, str, bool]:
+def _flat(s: _Leading, tol: float) -> tuple[Shape, str, bool]:
     top, real = s.value.real, s.value.imag == 0
     if s.scalar and top < 0 and s.isotropic:
-        return "dispersal", "V = -c I and Q^T K = c' I: tokens shrink to 0, attention becomes uniform, no clusters (theorem).", True
+        return (
+            "dispersal",
+            "V = -c I and Q^T K = c' I: tokens shrink to 0, attention becomes uniform, no clusters (theorem).",
+            True,
+        )
     if not real or top <= 0 or s.defective:
         return "drift/unknown", "The leading eigenvalue of V is not real, positive and with all its eigenvectors: no rule.", False
     if s.rest_modulus >= top * (1 - tol):
         return "drift/unknown", "Another eigenvalue of V is at least as large in modulus as the leading one: no rule.", False
     if s.many == 1:
         if s.coupling > 0:
-            words = "Good triple (lambda_1 > |lambda_2|, simple, <Q phi, K phi> > 0): e^{-tV} x gathers on at most 3 parallel hyperplanes."
-            return "hyperplanes", words + " Theorem of 2305.05465.", True
+            words = "Good triple (lambda_1 > |lambda_2|, simple, <Q phi, K phi> > 0): "
+            words += "e^(-tV) x gathers on at most 3 parallel hyperplanes. Theorem of 2305.05465."
+            return "hyperplanes", words, True
         return "drift/unknown", f"<Q phi, K phi> = {s.coupling:.3g} is not positive: no good triple, no rule.", False
     if s.definite:
         whole = "the vertices of a convex polytope" if s.scalar else "a polytope in the leading eigenspace times a subspace"
@@ -176,7 +182,7 @@ def limit_shape(
     s = _leading(value, query.T @ key, tol)
     kind, reason, certain = _sphere(s, d, beta) if space == "sphere" else _flat(s, tol)
     tests = (
-        f"leading eigenvalue {s.value:.4g}, {s.many} of {d} equal to it, {'defective' if s.defective else 'with all eigenvectors'}",
+        f"leading eigenvalue {s.value:.4g}, {s.many} of {d} equal to it{', defective' if s.defective else ''}",
         f"largest real part of the others {s.rest:.4g}, largest modulus {s.rest_modulus:.4g}",
         f"V {'is' if s.normal else 'is not'} normal, {'is' if s.scalar else 'is not'} a multiple of I",
         f"<Q phi, K phi> = {s.coupling:.4g}; Q^T K {'is' if s.definite else 'is not'} positive definite, "

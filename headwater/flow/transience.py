@@ -60,9 +60,7 @@ def weight_spectrum(H: Float[Tensor, "*L d d"]) -> WeightSpectrum:
     return _read(torch.linalg.eigvals(H), numerical_abscissa(H))
 
 
-def random_null(
-    H: Float[Tensor, "*L d d"], generator: torch.Generator, draws: int = 100, rank: int | None = None
-) -> RandomNull:
+def random_null(H: Float[Tensor, "*L d d"], generator: torch.Generator, draws: int = 100, rank: int | None = None) -> RandomNull:
     """weight_spectrum of random weights like H: iid Gaussian, or of rank k < d a product of Gaussian (d, k) and (k, d) factors.
 
     The Frobenius norm of each H is kept. rank: None takes the largest numerical rank among the given H. For full rank the share

@@ -14,7 +14,11 @@ Real = int | float
 
 @dataclass(frozen=True)
 class Line:
-    """One curve: x and y of equal length (nan breaks it), perhaps an interval low..high; `tone` is a class of the style sheet."""
+    """One curve: x and y of equal length (nan breaks it), perhaps an interval low..high; `tone` is a class of the style sheet.
+
+    mark: form of its points, "" none. faint: thin, without a name. told: its last value stands behind its name.
+    joined: drawn as a curve with a band, else as points with whiskers.
+    """
 
     name: str
     x: Sequence[Real]
@@ -22,8 +26,10 @@ class Line:
     tone: str
     low: Sequence[Real] = ()
     high: Sequence[Real] = ()
-    mark: str = ""  # "circle", "square", "diamond" or none
-    faint: bool = False  # no label, thin
+    mark: str = ""  # "circle", "square", "diamond", "point" or none
+    faint: bool = False
+    told: bool = True
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Level:
     name: str
     y: Real
     tone: str
+    told: bool = True
 
 
 @dataclass(frozen=True)
@@ -101,13 +108,21 @@ class Scale:
             return round_ticks(self.low, self.high)
         base = math.log2(10) if self.kind == "log" else 1.0
         powers = range(math.ceil(self.low / base - 1e-9), math.floor(self.high / base + 1e-9) + 1)
+        if self.kind == "log" and len(powers) < 3:
+            return self._between()
         every = max(1, -(-len(powers) // 6))
         return [(2 ** (power * base), self._power(power, 2 ** (power * base))) for power in powers[::every]]
 
+    def _between(self) -> list[tuple[Real, str]]:
+        """1, 2 and 5 of each power of ten, where there are few powers."""
+        powers = range(math.floor(self.low / math.log2(10)), math.floor(self.high / math.log2(10)) + 1)
+        every = [(factor * 10**power, power) for power in powers for factor in (1, 2, 5)]
+        return [(v, f"{v:,.{max(0, -power)}f}") for v, power in every if self.low <= math.log2(v) <= self.high]
+
     def _power(self, power: int, value: Real) -> str:
         """10⁶ where the number written out would not fit beside the axis."""
-        if self.kind == "log" and value >= 5e4:
-            return "10" + str(power).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+        if self.kind == "log" and not 1e-3 <= value < 5e4:
+            return "10" + str(power).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
         return f"{round(value, 9):,g}"
 
     def __call__(self, value: Real) -> Real:
@@ -136,7 +151,8 @@ def mark(kind: str, x: Real, y: Real, tone: str, title: str = "") -> Markup:
     """A point whose form tells its arm apart without colour."""
     if not (math.isfinite(x) and math.isfinite(y)):
         return Markup("")
-    form = {"square": "M-3.6-3.6h7.2v7.2h-7.2z", "diamond": "M0-5L5 0L0 5L-5 0z"}.get(kind, "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z")
+    forms = {"square": "M-3.6-3.6h7.2v7.2h-7.2z", "diamond": "M0-5L5 0L0 5L-5 0z", "point": "M-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0-5 0z"}
+    form = forms.get(kind, "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z")
     return Markup('<path class="mark {}" transform="translate({:.1f} {:.1f})" d="{}"><title>{}</title></path>').format(
         tone, x, y, form, title
     )
@@ -185,11 +201,14 @@ def _line(line: Line, x: Scale, y: Scale) -> Markup:
         whole = [
             (p, y(a), y(b)) for p, a, b in zip(places, line.low, line.high, strict=True) if all(map(math.isfinite, (p, a, b)))
         ]
-        if len(whole) > 1:
+        if not line.joined:
+            pieces += [Markup('<path class="whisker {}" d="M{:.1f} {:.1f}V{:.1f}"/>').format(line.tone, p, a, b) for p, a, b in whole]
+        elif len(whole) > 1:
             edge = [(p, b) for p, _, b in whole] + [(p, a) for p, a, _ in reversed(whole)]
             pieces.append(Markup('<path class="band {}" d="{}z"/>').format(line.tone, trace(edge)))
     points = list(zip(places, (y(value) for value in line.y), strict=True))
-    pieces.append(Markup('<path class="curve {}{}" d="{}"/>').format(line.tone, " faint" if line.faint else "", trace(points)))
+    if line.joined:
+        pieces.append(Markup('<path class="curve {}{}" d="{}"/>').format(line.tone, " faint" if line.faint else "", trace(points)))
     if line.mark:
         pieces += [
             mark(line.mark, *point, line.tone, f"{line.name}, {short(at)}: {short(value)}")
@@ -220,12 +239,14 @@ def chart(
     chance: its y is the upper edge of what chance alone reaches. dots: (x, y, tone) of single results behind the curves.
     """
     levels = [level for level in levels if math.isfinite(level.y)]
-    ends = [(line.name, [math.nan, *finite(line.y)][-1], line.tone) for line in lines if not line.faint]
-    ends += [(level.name, level.y, level.tone) for level in levels]
+    ends = [(line, [math.nan, *finite(line.y)][-1]) for line in lines if not line.faint]
+    ends += [(level, level.y) for level in levels]
     labels = [
-        (f"{name} {short(value)}" if name else short(value), value, tone) for name, value, tone in ends if math.isfinite(value)
+        (" ".join([item.name, short(value)] if item.told else [item.name]).strip(), value, item.tone)
+        for item, value in ends
+        if math.isfinite(value)
     ]
-    right = WIDTH - 10 - LETTER * max((len(text) for text, _, _ in labels), default=0)
+    right = WIDTH - 14 - LETTER * max((len(text) for text, _, _ in labels), default=0)
     heights = (
         [v for line in lines for v in (*line.y, *line.low, *line.high)] + [level.y for level in levels] + [d[1] for d in dots]
     )

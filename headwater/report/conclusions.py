@@ -1,18 +1,25 @@
 """From a run's numbers to the few sentences that matter, each with its evidence."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 from headwater import runfolder
 from headwater.report.record import mapping, number, rows
 
+BEGUN = ("settings.json", "events.jsonl", "observations", "adapt")  # what is there once more is done than looking
+
 
 def write(run: Path) -> list[dict[str, str]]:
     """Reads what the run has so far and writes verdicts.json; returns the sentences."""
-    found = watched(_read(run / "observations" / "observe.json"))
-    found += worth(_read(run / "adapt" / "summary.json"))
-    found += set_aside(_read(run / "passport.json"))
+    passport, measured = _read(run / "passport.json"), distributed(_read(run / "distribution.json"))
+    if any((run / name).exists() for name in BEGUN):
+        found = watched(_read(run / "observations" / "observe.json"))
+        found += worth(_read(run / "adapt" / "summary.json"))
+        found += set_aside(passport) + odd(passport) + measured[:1]
+    else:
+        found = looked(passport) + measured
     runfolder.write_json(run / "verdicts.json", {"sentences": found})
     return found
 
@@ -127,6 +134,63 @@ def set_aside(passport: dict[str, Any]) -> list[dict[str, str]]:
     return [
         {"text": f"{len(aside)} file{'s were' if len(aside) > 1 else ' was'} set aside.", "detail": named, "evidence": "data"}
     ]
+
+
+def odd(passport: dict[str, Any]) -> list[dict[str, str]]:
+    """What is kept and should be looked at, near duplicates among it."""
+    told = [str(concern.get("text")) for concern in rows(passport.get("concerns"))]
+    pairs = mapping(passport.get("duplicates")).get("pairs")
+    if isinstance(pairs, list) and pairs:
+        told.append(f"{len(pairs):,} near duplicate{'s' * (len(pairs) > 1)} kept")
+    if not told:
+        return []
+    text = f"{len(told):,} thing{'s' * (len(told) > 1)} to look at before anything is trained."
+    return [{"text": text, "detail": "; ".join(told[:3]) + ("; ..." if len(told) > 3 else ""), "evidence": "data"}]
+
+
+def looked(passport: dict[str, Any]) -> list[dict[str, str]]:
+    """What is in a folder of scans: for a page that has nothing else to tell."""
+    entries, said = rows(passport.get("entries")), passport.get("sentences")
+    if not entries:
+        return set_aside(passport) + odd(passport)
+    what = str(said[0]) if isinstance(said, list) and said else f"{len(entries):,} scans"
+    found = [{"text": f"{_capital(what)}.", "detail": _capital(str(passport.get("rule") or "")), "evidence": "data"}]
+    found += set_aside(passport) or [{"text": "Every file could be used.", "detail": "", "evidence": "data"}]
+    found += odd(passport)
+    subjects, masked = ({str(e.get("subject")) for e in some} for some in (entries, [e for e in entries if e.get("mask")]))
+    names = [str(name) for name in mapping(passport.get("label_names")).values()]
+    groups = {str(e["group"]) for e in entries if e.get("group")}
+    if masked:
+        whose = "every subject" if masked == subjects else f"{len(masked):,} of {len(subjects):,} subjects"
+        text, detail = f"There are masks for {whose}.", ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" * (len(names) > 6))
+    elif groups:
+        text = f"There are {len(groups):,} classes and no masks."
+        detail = ", ".join(sorted(groups)[:6]) + ("" if len(groups) < 7 else " ...")
+    else:
+        text, detail = "There are no masks.", "Pretraining needs none; what labels are worth cannot be measured without."
+    return [*found, {"text": text, "detail": detail, "evidence": "data"}]
+
+
+def distributed(told: dict[str, Any]) -> list[dict[str, str]]:
+    """Is the data Gaussian, and what do mean and covariance miss: the openings of the findings' own sentences."""
+    findings = {row.get("name"): row for row in rows(told.get("findings")) if math.isfinite(number(row.get("value")))}
+    found = []
+    for name in ("tails of wavelet details", "clone gap"):
+        opening, cut, rest = _opening(str(mapping(findings.get(name)).get("sentence") or ""))
+        if opening:
+            detail = rest.replace(")", "", 1) if cut == " (" else rest
+            found.append({"text": f"{opening.rstrip('.')}.", "detail": _capital(detail), "evidence": "distribution"})
+    return found
+
+
+def _opening(sentence: str) -> tuple[str, str, str]:
+    """A sentence cut where its numbers begin."""
+    cut = re.search(r" \(|: ", sentence)
+    return (sentence[: cut.start()], cut[0], sentence[cut.end() :]) if cut else (sentence, "", "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _points(gain: dict[str, Any]) -> str:

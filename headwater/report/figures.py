@@ -7,8 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from headwater.report.charts import Axis, Level, Line, chart, finite, short
-from headwater.report.record import Record, mapping, number, numbers, rows
-from headwater.report.strips import intervals, ridges
+from headwater.report.record import Record, mapping, number, rows
+from headwater.report.strips import intervals
 
 ARMS = {"scratch": ("scratch", "circle"), "frozen": ("frozen", "square"), "fine-tuned": ("tuned", "diamond")}
 OTHER_ARMS = (("other1", "circle"), ("other2", "square"), ("other3", "diamond"))
@@ -116,55 +116,6 @@ def watch(record: Record) -> list[Figure]:
             head = ("step", quantity, "chance, 95 % below") if chance else ("step", quantity)
             figures.append(Figure(f"{title}, {words}", drawing, "", head, table))
     return figures
-
-
-def sizes(record: Record) -> list[Figure]:
-    """How many voxels, and how many millimetres to a voxel, along each axis. Spacing is drawn only where scans differ."""
-    entries = rows(record.passport.get("entries"))
-    figures = []
-    for key, unit, title in (("shape", "voxels", "Size"), ("spacing", "mm", "Spacing")):
-        values = [numbers(entry.get(key)) for entry in entries]
-        values = [value for value in values if value and len(value) == len(values[0])]
-        if len(values) < 2 or (key == "spacing" and len({tuple(round(v, 4) for v in value) for value in values}) == 1):
-            continue
-        axes = [list(axis) for axis in zip(*values, strict=True)]
-        groups = [(f"axis {i + 1}", f"{short(min(axis))} to {short(max(axis))}", axis) for i, axis in enumerate(axes)]
-        alt = f"{title} of {len(values)} scans, in {unit}: " + "; ".join(f"{name} {words}" for name, words, _ in groups) + "."
-        table = tuple((f"{i + 1}", short(min(a)), short(sorted(a)[len(a) // 2]), short(max(a))) for i, a in enumerate(axes))
-        drawing, caption = (
-            ridges(groups, unit, alt=alt),
-            f"Scans by {title.lower()}; the tallest bars of the axes are drawn alike.",
-        )
-        figures.append(Figure(f"{title} along each axis", drawing, caption, ("axis", "smallest", "middle", "largest"), table))
-    return figures
-
-
-def intensity(record: Record) -> list[Figure]:
-    """Where the intensities of each scan lie, scans in order of their upper end: several scales show as steps."""
-    entries = [(number(e.get("p005")), number(e.get("p995")), e) for e in rows(record.passport.get("entries"))]
-    ends = sorted(
-        ((low, high) for low, high, _ in entries if math.isfinite(low) and math.isfinite(high)), key=lambda pair: pair[1]
-    )
-    if len(ends) < 2:
-        return []
-    kept = some(ends, 240)
-    top, bottom = ends[-1][1], min(high for _, high in ends)
-    kind = "log" if bottom > 0 and top > 30 * bottom else "linear"
-    floor = bottom / 100 if kind == "log" else -math.inf
-    x = [float(round(index * (len(ends) - 1) / max(len(kept) - 1, 1)) + 1) for index in range(len(kept))]
-    low, high = [max(a, floor) for a, _ in kept], [b for _, b in kept]
-    middle = [math.sqrt(a * b) if kind == "log" else (a + b) / 2 for a, b in zip(low, high, strict=True)]
-    line = Line("", x, [math.nan] * len(x), "water", low=low, high=high)
-    edge = Line("", x, high, "water", faint=True)
-    drawing = chart(
-        [line, edge],
-        Axis("scans, by their upper end"),
-        Axis("intensity" + (", log scale" if kind == "log" else ""), kind, include=tuple(middle[:1])),
-        alt=f"Intensity of {len(ends)} scans: upper ends from {short(bottom)} to {short(top)}.",
-    )
-    table = tuple((f"{a:,.0f}", short(b), short(c)) for a, (b, c) in some(list(zip(x, kept, strict=True)), 12))
-    caption = "From the 0.5th to the 99.5th percentile of each scan, before normalisation."
-    return [Figure("Intensity of each scan", drawing, caption, ("scan", "0.5th percentile", "99.5th percentile"), table)]
 
 
 def arms(record: Record) -> dict[str, tuple[str, str]]:

@@ -2,14 +2,12 @@
 
 import base64
 import hashlib
-from collections import Counter
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from markupsafe import Markup
 
-from headwater.report import figures, gallery
+from headwater.report import data, distribution, figures, gallery
 from headwater.report.charts import short
 from headwater.report.record import Record, mapping, number, numbers, read, rows
 from headwater.runfolder import write_text
@@ -17,15 +15,13 @@ from headwater.runfolder import write_text
 ASSETS = Path(__file__).parent / "assets"
 SECTIONS = {
     "data": ("Data", "headwater look"),
+    "distribution": ("Distribution", "headwater look --distribution"),
     "training": ("Training", "headwater pretrain"),
     "tokens": ("Tokens", "headwater observe"),
     "labels": ("Few labels", "headwater adapt"),
     "provenance": ("Provenance", "headwater run"),
 }
-KINDS = {
-    "copy": "duplicate", "dimension": "of another kind than the rest", "nan": "with voxels that are not finite",
-    "mask": "mask unusable", "unpaired": "mask without a scan",
-}  # fmt: skip
+LOOKED = ("data", "distribution")  # all that a page on a folder which was only looked at has
 MOST_ROWS = 500
 
 
@@ -44,7 +40,7 @@ def render(run: Path) -> Path:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FileSystemLoader(ASSETS)
     )
     html = rules.get_template("page.html.jinja").render(
-        context(record), style=Markup(style), script=Markup(script), script_hash=_hash(script), sections=SECTIONS
+        context(record), style=Markup(style), script=Markup(script), script_hash=_hash(script)
     )
     return write_text(record.run / "report.html", html)
 
@@ -60,12 +56,15 @@ def context(record: Record) -> dict[str, Any]:
     title = record.run.resolve().name
     return {
         "title": title,
+        "begun": record.begun,
+        "sections": {id: words for id, words in SECTIONS.items() if record.begun or id in LOOKED},
         "facts": facts(record),
         "verdicts": verdicts(record),
         "hero": hero,
         "hero_words": hero_words,
         "faults": record.faults,
-        "data": data(record),
+        "data": data.section(record),
+        "distribution": distribution.section(record),
         "training": training(record),
         "tokens": tokens(record),
         "labels": labels(record),
@@ -93,57 +92,9 @@ def verdicts(record: Record) -> list[dict[str, str]]:
     found = []
     for sentence in record.verdicts:
         place = str(sentence.get("evidence"))
-        place = place if place in SECTIONS else "provenance"
+        place = place if place in SECTIONS and (record.begun or place in LOOKED) else "provenance" if record.begun else "data"
         found.append({"text": str(sentence.get("text") or ""), "detail": str(sentence.get("detail") or ""), "place": place})
     return [sentence for sentence in found if sentence["text"]]
-
-
-def _measure(values: Any, unit: str) -> str:
-    """1 × 1 × 1 mm."""
-    found = numbers(values)
-    return f"{' × '.join(short(value) for value in found)} {unit}" if found else "unknown"
-
-
-def data(record: Record) -> dict[str, Any] | None:
-    """What was found, what was set aside and why, how large it is; None before the look."""
-    passport = record.passport
-    if not passport:
-        return None
-    entries, aside = rows(passport.get("entries")), rows(passport.get("quarantine"))
-    masked = [entry for entry in entries if entry.get("mask")]
-    said = passport.get("sentences")
-    held = {str(entry.get("subject")) for entry in entries if entry.get("split") == "test"}
-    table = [
-        ("scans", f"{len(entries):,}"),
-        ("subjects", f"{len({str(entry.get('subject')) for entry in entries}):,}"),
-        ("held out for the test", f"{len(held):,}"),
-        ("with a mask", f"{len(masked):,}"),
-        ("channels", short(number(passport.get("channels")))),
-        ("size, middle", _measure(passport.get("shape"), "voxels")),
-        ("spacing, middle", _measure(passport.get("spacing"), "mm")),
-        ("set aside", f"{len(aside):,}"),
-    ]
-    return {
-        "sentences": [str(text) for text in said] if isinstance(said, list) else [],
-        "table": table,
-        "aside": [tuple(str(row.get(key) or "") for key in ("file", "fault", "remedy")) for row in aside[:MOST_ROWS]],
-        "more_aside": max(0, len(aside) - MOST_ROWS),
-        "kinds": Counter(KINDS.get(str(row.get("kind")), str(row.get("kind") or "set aside")) for row in aside).most_common(),
-        "structures": _structures(passport, masked),
-        "figures": figures.sizes(record) + figures.intensity(record),
-    }
-
-
-def _structures(passport: dict[str, Any], masked: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """(structure, masks that hold it, middle size in voxels) from the label counts of each mask."""
-    names, counts = mapping(passport.get("label_names")), {}
-    for entry in masked:
-        for value, count in mapping(entry.get("labels")).items():
-            if number(count) > 0 and number(value) != 0:
-                counts.setdefault(str(value), []).append(number(count))
-    keys = sorted({*names, *counts} - {"0"}, key=lambda key: (number(key), key))
-    called = {key: str(names.get(key, f"structure {key}")) for key in keys}
-    return [(called[key], f"{len(counts.get(key, [])):,}", f"{median(counts.get(key) or [0]):,.0f}") for key in keys]
 
 
 def training(record: Record) -> dict[str, Any] | None:
@@ -287,6 +238,6 @@ def provenance(record: Record, title: str) -> dict[str, Any]:
         "table": [("run", title), *table],
         "machine": flat(mapping(found.get("machine"))) if found.get("machine") else [],
         "versions": flat(mapping(found.get("versions"))) if found.get("versions") else [],
-        "plan": [tuple(str(line.get(key) or "") for key in ("name", "choice", "because")) for line in record.plan],
+        "plan": [tuple(str(line.get(key) or "") for key in ("name", "choice", "because", "set")) for line in record.plan],
         "settings": flat(record.settings)[:MOST_ROWS] if record.settings else [],
     }

@@ -15,6 +15,7 @@ from headwater.errors import InputError
 from headwater.runfolder import read_events, read_json
 
 Arrays = dict[str, np.ndarray]
+LOOKED = {"passport.json", "distribution.json", "preview.npz", "verdicts.json"}  # what looking at the scans leaves behind
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Record:
     """A run folder in memory. An absent file is empty; `faults` holds (file, reason) of what is damaged.
 
     waiting: share of pretraining's time spent waiting for views, 0 to 1; nan before its end.
+    begun: whether there is more than a look at the scans.
     """
 
     run: Path
@@ -29,6 +31,7 @@ class Record:
     provenance: dict[str, Any]
     plan: list[dict[str, Any]]
     passport: dict[str, Any]
+    distribution: dict[str, Any]
     steps: list[dict[str, Any]]
     watches: list[dict[str, Any]]
     waiting: float
@@ -40,6 +43,7 @@ class Record:
     notes: list[dict[str, Any]]
     verdicts: list[dict[str, Any]]
     faults: list[tuple[str, str]]
+    begun: bool
 
 
 def number(value: Any) -> float:
@@ -100,6 +104,7 @@ def read(run: Path) -> Record:
         provenance=mapping(load("provenance.json", read_json)),
         plan=rows(plan.get("lines")),
         passport=mapping(load("passport.json", read_json)),
+        distribution=mapping(load("distribution.json", read_json)),
         steps=[event for event in events if event.get("event") == "step"],
         watches=[event for event in events if event.get("event") == "watch"],
         waiting=next((number(e.get("waiting")) for e in reversed(events) if e.get("event") == "pretrained"), math.nan),
@@ -111,6 +116,7 @@ def read(run: Path) -> Record:
         notes=rows(load("adapt/examples.json", read_json) or []),
         verdicts=rows(verdicts.get("sentences")),
         faults=faults,
+        begun=bool(set(there) - LOOKED),
     )
     if not there:
         raise InputError(

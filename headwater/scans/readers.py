@@ -1,180 +1,171 @@
-"""Files on disk to scans. NIfTI for now (.nii, .nii.gz); every fault is one sentence with its remedy."""
+"""Files on disk to scans, whatever their format; every fault is one sentence with its remedy."""
 
-import io
-import logging
-import zlib
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
-from headwater.errors import InputError
-from headwater.scans.catalog import subject_of
-from headwater.scans.scan import Scan
+from headwater.scans.formats import AGAIN, arrays, itk, nifti, pictures, tiff
+from headwater.scans.scan import Scan, Source, UnreadableError, same_place
 
-SUFFIXES = (".nii", ".nii.gz")
-_AGAIN = "copy it again from its source, or leave it out"
-_CHUNK = 1 << 16
-_QUIET = logging.Logger("headwater.scans.readers")  # nibabel's small repairs are not the user's business
-_QUIET.addHandler(logging.NullHandler())
+__all__ = ["COMPANIONS", "SUFFIXES", "UnreadableError", "looks_like", "read", "read_labels"]
 
-
-class UnreadableError(InputError):
-    """One file that cannot be used; `fault` and `remedy` are the two halves of the sentence."""
-
-    def __init__(self, path: Path, fault: str, remedy: str):
-        super().__init__(f"{path} {fault}; {remedy}.")
-        self.fault, self.remedy = fault, remedy
+_OURS = (nifti, pictures, tiff, arrays, itk)  # and DICOM, whose modules are opened when a file asks for them
+_DICOM = (".dcm", ".dicom", ".ima")
+SUFFIXES = (*(suffix for form in _OURS for suffix in form.SUFFIXES), *_DICOM)
+COMPANIONS = (*nifti.COMPANIONS, *itk.COMPANIONS)  # voxels whose header is another file beside them: not scans by themselves
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", pictures), (b"\xff\xd8\xff", pictures), (b"BM", pictures), (b"RIFF", pictures),
+    (b"II*\0", tiff), (b"MM\0*", tiff), (b"II+\0", tiff), (b"MM\0+", tiff), (b"\x93NUMPY", arrays), (b"PK\3\4", arrays),
+    (b"NRRD000", itk), (b"ObjectType", itk), (b"\x1f\x8b", nifti), (b"\x5c\1\0\0", nifti), (b"\0\0\1\x5c", nifti),
+    (b"\x1c\2\0\0", nifti), (b"\0\0\2\x1c", nifti), (b"\0\0\0\1\0\0", nifti),
+)  # fmt: skip
 
 
-def read(path: Path | str) -> Scan:
-    """The scan in a NIfTI file: array (C, *S) float32 with the file's own scaling applied, spacing and affine in mm.
+def looks_like(path: Path | str) -> bool:
+    """Whether a file is one of those that `read` is for: by its suffix, or by its first bytes if it has none.
 
-    Two or three axes are one channel; the fourth (or, after a fourth of length 1, the fifth) axis counts channels.
-    A third axis of length 1 makes a picture: *S has two axes. Axes are neither turned nor flipped.
-    Raises InputError for a file that is missing, empty, cut off, damaged, not NIfTI, complex or coloured,
-    and for one without a single finite value.
+    What follows a dot in the names of DICOM files that are called by their number (1.2.840.113) is no suffix.
+    Hidden files (.DS_Store, ._scan.nii.gz) are none; nor is the second file of a pair (.img, .raw).
     """
-    return read_typed(path)[0]
-
-
-def read_typed(path: Path | str) -> tuple[Scan, str]:
-    """`read`, and the voxel type the file stores, such as "int16"."""
     path = Path(path)
-    values, header, dtype = _decode(path)
-    if dtype.kind == "c":
-        raise UnreadableError(path, "has complex voxels, which are not supported", "save the magnitude instead")
-    array = values.astype(np.float32)
-    slope, inter = header.get_slope_inter()
-    if slope not in (None, 1.0) or inter not in (None, 0.0):
-        array = (values.astype(np.float64) * (1.0 if slope is None else slope) + (inter or 0.0)).astype(np.float32)
-    if not np.isfinite(array).any():
-        raise UnreadableError(path, "has no finite value (all NaN or infinite)", "export it again, or leave it out")
-    return _scan(path, array, header), str(dtype.newbyteorder("="))
+    name = path.name.lower()
+    if name.startswith("."):
+        return False
+    if name.endswith(SUFFIXES):
+        return True
+    return not _has_suffix(path) and path.is_file() and _by_content(path) is not None
 
 
-def read_labels(path: Path | str) -> Scan:
-    """The mask in a NIfTI file: array (1, *S) of whole numbers (int32), one per voxel; geometry as in `read`.
+def read(place: Source | Path | str) -> Scan:
+    """One scan: array (C, *S) float32 as the file scales it, spacing and affine in mm, the file's own order of axes.
 
-    Masks stored as floats pass if every value is a whole number to 1e-3.
-    Raises InputError as `read` does, and for fractions, NaN, negative numbers and more than one channel.
+    Several files are the channels of one scan, in their order (of DICOM: the files of one series).
+    Raises UnreadableError for a file that is missing, empty, cut off, damaged or of no known format, for one whose
+    voxels cannot be used (complex, nested, larger than the limit) and for one without a single finite value.
     """
-    scan = read(path)
+    return _whole(Source.of(place), masks=False)
+
+
+def read_labels(place: Source | Path | str) -> Scan:
+    """One mask: array (1, *S) of whole numbers (int32), one per voxel; geometry as in `read`.
+
+    Masks stored as floats pass if every value is a whole number to 1e-3; of pictures with a palette the indices are
+    taken; segmentations in DICOM become one number per segment.
+    Raises UnreadableError as `read` does, and for fractions, NaN, negative numbers and more than one channel.
+    """
+    scan = _whole(Source.of(place), masks=True)
     if scan.channels != 1:
-        remedy = "write one whole number per voxel instead of one channel per structure"
-        raise UnreadableError(scan.source, f"is a mask with {scan.channels} channels", remedy)
-    whole = np.rint(scan.array)
-    wrong = ~(np.abs(scan.array - whole) <= 1e-3)  # NaN counts as wrong
-    if wrong.any():
-        fault = f"is a mask with values that are not whole numbers ({scan.array[wrong].flat[0]:g} for one)"
-        raise UnreadableError(scan.source, fault, "save it with nearest-neighbour resampling and an integer type")
-    if whole.min() < 0 or whole.max() >= 2**24:  # float32 counts no further
-        fault = f"is a mask with values from {whole.min():g} to {whole.max():g}"
+        fault, remedy = f"is a mask with {scan.channels} channels", "write one whole number per voxel instead of one channel"
+        if scan.format in ("PNG", "JPEG", "BMP", "WebP", "TIFF"):
+            fault, remedy = "is a mask in colour", "save one grey channel that holds the number of the structure"
+        raise UnreadableError(scan.source, fault, f"{remedy} per structure" if remedy.endswith("channel") else remedy)
+    values = scan.array
+    if values.dtype.kind == "f":
+        values = np.rint(values)
+        wrong = ~(np.abs(scan.array - values) <= 1e-3)  # NaN counts as wrong
+        if wrong.any():
+            fault = f"is a mask with values that are not whole numbers ({scan.array[wrong].flat[0]:g} for one)"
+            raise UnreadableError(scan.source, fault, "save it with nearest-neighbour resampling and an integer type")
+    if values.min() < 0 or values.max() >= 2**24:  # float32 counts no further
+        fault = f"is a mask with values from {values.min():g} to {values.max():g}"
         raise UnreadableError(scan.source, fault, "number structures 1, 2, 3 and leave the rest 0")
-    return Scan(whole.astype(np.int32), scan.spacing, scan.affine, scan.subject, scan.source)
+    if scan.format == "JPEG" and np.unique(values).size > 2:
+        raise UnreadableError(scan.source, "is a mask saved as JPEG, which changes its numbers", "save it as PNG")
+    return replace(scan, array=values.astype(np.int32))
 
 
-def _decode(path: Path) -> tuple[np.ndarray, object, np.dtype]:
-    """Raw voxels in the file's axes (I, J, K, ...), the header and the stored type; every byte is read and checked."""
-    if not path.name.lower().endswith(SUFFIXES):
-        raise UnreadableError(path, "is not a NIfTI file (.nii or .nii.gz)", "convert it to NIfTI, for DICOM with dcm2niix")
+def _whole(source: Source, masks: bool) -> Scan:
+    """The scan of one file, of a DICOM series, or of several files with one channel or more each."""
+    for path in source.files:
+        if not path.is_file():  # a pipe or a device would be waited for without end
+            fault = "cannot be opened (it is not a file)" if path.exists() else "cannot be opened (it is not there)"
+            raise UnreadableError(path, fault, "check its name and its permissions")
+    form = _format(source.path)
+    dicom = form.__name__.endswith((".dicom", ".segmentation"))
+    if source.part and not (form is arrays or dicom):
+        raise UnreadableError(source, "is not made of parts", "name the file alone")
+    if len(source.files) == 1 or dicom:
+        return _decode(form, source, masks)
+    scans = [_decode(_format(path), Source((path,), source.part), masks) for path in source.files]
+    first = scans[0]
+    for scan in scans[1:]:
+        if scan.shape != first.shape:
+            fault = f"has {scan.shape} voxels where {first.source.path.name} has {first.shape}"
+            raise UnreadableError(scan.source, fault, "bring all channels of a scan to one grid")
+        if not same_place(first.shape, first.affine, scan.affine):
+            fault = f"lies at another place than {first.source.path.name}"
+            raise UnreadableError(scan.source, fault, "bring all channels of a scan to one grid")
+    array = np.concatenate([scan.array for scan in scans])
+    stored, formats = ("/".join(dict.fromkeys(getattr(s, name) for s in scans)) for name in ("stored", "format"))
+    notes = tuple(dict.fromkeys(note for scan in scans for note in scan.notes))
+    return replace(first, array=array, source=source, stored=stored, format=formats, notes=notes)
+
+
+def _decode(form: ModuleType, source: Source, masks: bool) -> Scan:
+    """What one format makes of its file, with every way to fail turned into a sentence."""
     try:
-        packed = path.read_bytes()
+        if masks and form.__name__.endswith(".dicom"):
+            form = _dicom_mask(source.path)
+        scan = form.read(source, indices=True) if masks and form in (pictures, tiff) else form.read(source)
+    except UnreadableError:
+        raise
     except OSError as error:
-        raise UnreadableError(path, f"cannot be opened ({error.strerror})", "check its name and its permissions") from error
-    raw, damage = _unpack(packed)
-    if not raw:
-        raise UnreadableError(path, "is empty" if not packed else f"is {damage or 'empty'} at its first byte", _AGAIN)
-    header = _header(path, raw, damage)
-    shape, dtype, start = tuple(header.get_data_shape()), header.get_data_dtype(), int(header.get_data_offset())
-    if not shape or min(shape) < 1:
-        many = " x ".join(str(n) for n in shape) or "no"
-        raise UnreadableError(path, f"has no voxels (its header says {many})", "export it again, or leave it out")
-    if start < 0:
-        raise UnreadableError(path, f"has an unreadable header (voxels start at byte {start})", _AGAIN)
-    whole = start + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if len(raw) < whole:
-        fault = f"is {damage or 'cut off'} at {100 * len(raw) // whole} %"
-        raise UnreadableError(path, fault, _AGAIN)
-    if damage == "damaged":
-        raise UnreadableError(path, "is damaged (its gzip checksum does not fit)", _AGAIN)
-    if dtype.fields is not None:
-        raise UnreadableError(path, "has colour (RGB) voxels, which are not supported for now", "save it as grey values")
-    return np.ndarray(shape, dtype, buffer=raw, offset=start, order="F"), header, dtype
+        fault = f"cannot be read ({error.strerror or type(error).__name__})"
+        raise UnreadableError(source, fault, AGAIN) from None
+    except Exception as error:  # damaged files bring any type out of the libraries; their texts may quote the file
+        name = type(error).__name__
+        name = f"{type(error).__module__}.{name}" if name == "error" else name  # struct.error, zlib.error
+        raise UnreadableError(source, f"cannot be decoded ({name})", AGAIN) from None
+    if not np.isfinite(scan.array.flat[0]) and not np.isfinite(scan.array).any():
+        raise UnreadableError(source, "has no finite value (all NaN or infinite)", "export it again, or leave it out")
+    return scan
 
 
-def _unpack(packed: bytes) -> tuple[bytes, str]:
-    """The bytes inside (gzip or not, whatever the name says), as many as could be had, and "", "cut off" or "damaged"."""
-    parts: list[bytes] = []
-    while packed[:2] == b"\x1f\x8b":
-        inflate = zlib.decompressobj(31)
-        try:
-            parts.append(inflate.decompress(packed))
-        except zlib.error:
-            return b"".join(parts) + _salvage(packed), "damaged"
-        if not inflate.eof:
-            return b"".join(parts), "cut off"
-        packed = inflate.unused_data
-        if packed[:2] != b"\x1f\x8b":  # padding after the last member
-            return b"".join(parts), ""
-    return packed, ""
+def _dicom_mask(path: Path) -> ModuleType:
+    """The module for a DICOM file that is given as a mask: a segmentation, or slices that hold numbers."""
+    from headwater.scans.formats import dicom, dicom_header, segmentation
+
+    with dicom_header.quiet():
+        head = dicom_header.head(path)
+        named = dicom_header.text(head, "modality") == "SEG" or dicom_header.kind(head).startswith(("Segmentation", "Label Map"))
+    return segmentation if named else dicom
 
 
-def _salvage(packed: bytes) -> bytes:
-    """What a damaged gzip stream gives before its fault."""
-    inflate, parts = zlib.decompressobj(31), []
-    for start in range(0, len(packed), _CHUNK):
-        try:
-            parts.append(inflate.decompress(packed[start : start + _CHUNK]))
-        except zlib.error:
-            break
-    return b"".join(parts)
+def _has_suffix(path: Path) -> bool:
+    """Whether a name ends in something that says what is inside."""
+    suffix = path.suffix[1:]
+    return bool(suffix) and not suffix.isdigit()
 
 
-def _header(path: Path, raw: bytes, damage: str) -> object:
-    """A checked NIfTI-1 or NIfTI-2 header, either byte order."""
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-    from nibabel.spatialimages import HeaderDataError
+def _format(path: Path) -> ModuleType:
+    """The module that reads a file: by its suffix, else by its first bytes."""
+    name = path.name.lower()
+    for form in _OURS:
+        if name.endswith((*form.SUFFIXES, *getattr(form, "COMPANIONS", ()))):
+            return form
+    if name.endswith(_DICOM):
+        from headwater.scans.formats import dicom
 
-    size = {int.from_bytes(raw[:4], order) for order in ("little", "big")}
-    kind = Nifti2Header if 540 in size else Nifti1Header
-    if not size & {348, 540}:
-        raise UnreadableError(path, "has no NIfTI header", "check that it is a NIfTI file, or export it again")
-    if len(raw) < max(size & {348, 540}):
-        raise UnreadableError(path, f"is {damage or 'cut off'} inside its header", _AGAIN)
+        return dicom
+    form = _by_content(path)
+    if form is None:
+        remedy = "convert it to NIfTI, DICOM, TIFF, PNG or .npy, or leave it out"
+        raise UnreadableError(path, "is of no known format", remedy)
+    return form
+
+
+def _by_content(path: Path) -> ModuleType | None:
+    """The module that reads a file that starts with these bytes; None where there is none."""
     try:
-        header = kind.from_fileobj(io.BytesIO(raw), check=False)
-        sized = np.isfinite(header["pixdim"][1:4]) & (header["pixdim"][1:4] != 0)  # nibabel would make it 1 mm
-        header.check_fix(logger=_QUIET)
-        header.get_best_affine(), header.get_slope_inter(), header.get_data_dtype()
-        header.get_data_shape(), int(header.get_data_offset())
-    except (HeaderDataError, ValueError, KeyError, OverflowError, np.linalg.LinAlgError) as error:
-        raise UnreadableError(path, f"has an unreadable header ({error})", "export it again, or leave it out") from error
-    if not sized[header["dim"][1:4] > 1].all():
-        raise UnreadableError(path, "states no voxel size (spacing 0)", "write the spacing in mm into its header")
-    if not bytes(header["magic"]).startswith(b"n+"):
-        raise UnreadableError(path, "keeps its voxels in a second file", "save it as one .nii or .nii.gz file")
-    return header
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise UnreadableError(path, f"cannot be opened ({error.strerror})", "check its name and its permissions") from None
+    for magic, form in _MAGIC:
+        if start.startswith(magic):
+            return form
+    from headwater.scans.formats import dicom
 
-
-def _scan(path: Path, array: np.ndarray, header: object) -> Scan:
-    """(I, J, K, ...) as the file has it to (C, *S) and mm."""
-    if array.ndim == 5 and array.shape[3] == 1:
-        array = array[:, :, :, 0]
-    while array.ndim > 4 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim < 2 or array.ndim > 4:
-        raise UnreadableError(path, f"has {array.ndim} axes", "save it with two or three axes, and one more for channels")
-    channels = array.reshape(*(*array.shape, 1, 1)[:3], -1)  # (I, J, K, C)
-    axes = 2 if channels.shape[2] == 1 else 3
-    array = np.ascontiguousarray(np.moveaxis(channels[:, :, 0] if axes == 2 else channels, -1, 0))
-    unit = {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, micrometres
-    affine = np.array(header.get_best_affine(), dtype=float)
-    affine[:3] *= unit
-    zooms = np.abs(np.asarray(header["pixdim"][1 : 1 + axes], dtype=float)) * unit
-    if not np.isfinite(affine).all():
-        raise UnreadableError(path, "has NaN in its affine", "write its place in the body again, or leave it out")
-    spacing = tuple(round(float(z), 6) for z in zooms)
-    if not min(spacing) > 0:
-        raise UnreadableError(path, "states a voxel size below a nanometre", "write the spacing in mm into its header")
-    return Scan(array, spacing, affine, subject_of(path), path)
+    return dicom if dicom.sniff(path) else None

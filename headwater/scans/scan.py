@@ -1,25 +1,83 @@
-"""One scan as a value: voxels, and where in the body they lie."""
+"""One scan as a value: voxels, where in the body they lie, and where on disk they came from."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from headwater.errors import InputError
+
+LIMIT = 4 << 30  # bytes that one file may unpack to; more is taken for a bomb
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one scan or mask lies on disk.
+
+    files: several are the channels of one scan, in order; of a DICOM series, its files.
+    part:  a piece of one file, such as "train_images/17" of an .npz; all of it when empty.
+    """
+
+    files: tuple[Path, ...]
+    part: str = ""
+
+    @classmethod
+    def of(cls, place: "Source | Path | str") -> "Source":
+        """A source, whichever way it was named."""
+        return place if isinstance(place, Source) else cls((Path(place),))
+
+    @property
+    def path(self) -> Path:
+        """The first file."""
+        return self.files[0]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One file set aside: which, what is wrong, what to do, and the kind under which it is counted."""
+
+    file: str
+    fault: str
+    remedy: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.fault}"
+
+
+class UnreadableError(InputError):
+    """One file that cannot be used; `fault` and `remedy` are the two halves of the sentence."""
+
+    def __init__(self, place: Source | Path, fault: str, remedy: str):
+        super().__init__(f"{Source.of(place).path} {fault}; {remedy}.")
+        self.place, self.fault, self.remedy = place, fault, remedy
+
+    def __reduce__(self) -> tuple:
+        return UnreadableError, (self.place, self.fault, self.remedy)
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
     """Voxels with their geometry, in two or three dimensions.
 
-    array:   (C, *S), channels first, then the file's own axes in their order. Never turned or flipped.
-    spacing: mm per voxel, one number per axis of S.
-    affine:  (4, 4), from the file's voxel indices (i, j, k) to mm. A picture is the slice k = 0.
+    array:    (C, *S), channels first, then the file's own axes in their order. Never turned or flipped.
+    spacing:  mm per voxel, one number per axis of S.
+    affine:   (4, 4), from indices of S to mm in the body: right, front, up (RAS+). A picture is the slice 0 of a third axis.
+    stored:   the type of the voxels in the file, such as "int16". format: such as "NIfTI". modality: "MR", "CT"; "" unknown.
+    spaced:   whether the file states its spacing; otherwise it is 1 and the affine claims no orientation.
+    notes:    what a person should know about the file, in few words, without anything that names a patient.
     """
 
     array: np.ndarray
     spacing: tuple[float, ...]
     affine: np.ndarray
-    subject: str
-    source: Path
+    source: Source
+    stored: str = "float32"
+    format: str = "NIfTI"
+    modality: str = ""
+    spaced: bool = True
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -35,6 +93,19 @@ class Scan:
     def channels(self) -> int:
         """Values per voxel."""
         return int(self.array.shape[0])
+
+    @property
+    def orientation(self) -> str:
+        """Which way the axes run, such as "RAS"; "" where the file does not say."""
+        return _orientation(np.asarray(self.affine, dtype=float).tobytes(), self.ndim) if self.spaced else ""
+
+
+@lru_cache(1024)
+def _orientation(affine: bytes, ndim: int) -> str:
+    """Which way the axes of an affine, as bytes of float64, run; most scans of a collection share a few."""
+    import nibabel
+
+    return "".join(axis or "?" for axis in nibabel.aff2axcodes(np.frombuffer(affine).reshape(4, 4)))[:ndim]
 
 
 def same_place(shape: tuple[int, ...], one: np.ndarray, other: np.ndarray) -> bool:

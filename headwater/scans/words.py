@@ -1,13 +1,12 @@
-"""The passport in plain words, and the names of the structures."""
+"""The passport in plain words."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headwater.scans.concerns import intensity_scales, turned
 from headwater.scans.examine import voxels
 
 if TYPE_CHECKING:
@@ -22,35 +21,19 @@ _KINDS = {  # kind of fault -> one, several
     "dimension": ("of another kind than the rest", "of another kind than the rest"),
     "mask": ("mask unusable", "masks unusable"),
     "unpaired": ("mask without a scan", "masks without a scan"),
+    "missing": ("named but not there", "named but not there"),
+    "escape": ("outside the folder: not read", "outside the folder: not read"),
+    "unsupported": ("of a format that is not read", "of formats that are not read"),
+    "localiser": ("localiser", "localisers"),
 }
 
 
 def sentences(passport: "Passport") -> list[str]:
-    """Short lines: what is there, what was set aside, spacing, intensity, axes, masks, who is tested on."""
-    lines = [_what(passport), _set_aside(passport), _spacing(passport), _intensity(passport), _axes(passport)]
-    lines += [_masks(passport), _split(passport)]
+    """Short lines: what is there and what it was taken for, what was set aside, spacing, intensity, axes, masks, who is tested on."""
+    lines = [_what(passport), _rule(passport), _set_aside(passport), _near(passport), _spacing(passport), _intensity(passport)]
+    lines += [_axes(passport), _masks(passport), _classes(passport), _split(passport)]
+    lines += [_concern(concern) for concern in passport.concerns] + list(passport.notes)
     return [line for line in lines if line]
-
-
-def label_names(folders: Sequence[Path]) -> dict[int, str]:
-    """Names of the structures from the first dataset.json in the folders ({"1": "liver"} or {"liver": 1}), else nothing."""
-    for folder in folders:
-        try:
-            labels = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if isinstance(labels, dict):
-            pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in labels.items()]
-            return {int(value): str(name) for value, name in pairs if str(value).isdigit()}
-    return {}
-
-
-def intensity_scales(ranges: Sequence[float]) -> int:
-    """Number of intensity scales: 1 unless the ranges differ by more than 100 times, else groups more than 3 times apart."""
-    ordered = np.sort(np.array([r for r in ranges if r > 0]))
-    if ordered.size < 2 or ordered[-1] <= 100 * ordered[0]:
-        return 1
-    return 1 + int((ordered[1:] > 3 * ordered[:-1]).sum())
 
 
 def counted(number: int) -> str:
@@ -68,18 +51,54 @@ def _plural(number: int, word: str) -> str:
 
 
 def _what(p: "Passport") -> str:
-    kind = _plural(len(p.entries), "volume" if p.ndim == 3 else "image")
+    kind = "volume" if p.ndim == 3 else "image"
+    modalities = Counter(e.modality or "" for e in p.entries).most_common()
+    if len(modalities) == 1 and modalities[0][0]:
+        kind = f"{modalities[0][0]} {kind}"
     channels = f" of {p.channels} channels" if p.channels > 1 else ""
+    if p.channels > 1 and p.channel_names:
+        channels = f" of {p.channels} channels ({', '.join(p.channel_names[:6])})"
+    kinds = Counter(e.facts.format for e in p.entries).most_common()
+    formats = kinds[0][0] if len(kinds) == 1 else ", ".join(f"{n:,} {name}" for name, n in kinds)
     about = "" if len({e.shape for e in p.entries}) == 1 else "about "
-    where = f"{millimetres(p.spacing)}, {about}{voxels(p.shape)} voxels"
-    return f"{kind}{channels} (NIfTI), {_plural(len(p.subjects), 'subject')}, {where}"
+    step = f"{millimetres(p.spacing)}, " if all(e.facts.spaced for e in p.entries) else ""
+    what = f"{_plural(len(p.entries), kind)}{channels} ({formats}), {_plural(len(p.subjects), 'subject')}"
+    known = [f"{n:,} {name}" for name, n in modalities if name]
+    mixed = f"; {', '.join(known[:6])}" if len(modalities) > 1 else ""
+    return f"{what}, {step}{about}{voxels(p.shape)} {'voxels' if p.ndim == 3 else 'pixels'}{mixed}"
+
+
+def _rule(p: "Passport") -> str:
+    return f"read as {p.rule}" if p.rule else ""
+
+
+def _near(p: "Passport") -> str:
+    pairs = p.duplicates.get("pairs", [])
+    if not pairs:
+        return ""
+    one, other, likeness, how = pairs[0]
+    return f"{_plural(len(pairs), 'near duplicate')} kept: {one} and {other} are alike to {likeness:.3f}{f' ({how})' if how else ''}"
+
+
+def _concern(concern: dict) -> str:
+    some = f" ({concern['files'][0]}{' ...' if len(concern['files']) > 1 else ''})" if concern["files"] else ""
+    return f"look at this: {concern['text']}{some}"
+
+
+def _classes(p: "Passport") -> str:
+    groups = Counter(e.group for e in p.entries if e.group)
+    if not groups:
+        return ""
+    said = ", ".join(f"{name} {n:,}" for name, n in groups.most_common(8))
+    return f"{counted(len(groups))} classes: {said}{' ...' if len(groups) > 8 else ''}"
 
 
 def _set_aside(p: "Passport") -> str:
     if not p.quarantine:
         return "every file could be read, none set aside"
     parts = []
-    for kind, (one, several) in _KINDS.items():
+    kinds = _KINDS | {f["kind"]: (f["kind"], f["kind"]) for f in p.quarantine if f["kind"] not in _KINDS}
+    for kind, (one, several) in kinds.items():
         faults = [f for f in p.quarantine if f["kind"] == kind]
         if not faults:
             continue
@@ -97,32 +116,38 @@ def _set_aside(p: "Passport") -> str:
 
 
 def _spacing(p: "Passport") -> str:
-    every = np.array([e.spacing for e in p.entries])
+    every = np.array([turned(e, p.orientation)[1] for e in p.entries])
     off = int((np.abs(every / np.array(p.spacing) - 1) > 0.01).any(axis=1).sum())
     if not off:
         return ""
     low, high = every.min(axis=0), every.max(axis=0)
     span = f"voxels run from {millimetres(low.tolist())} to {millimetres(high.tolist())}"
-    return f"{span}: {off:,} of {len(p.entries):,} scans resampled to {millimetres(p.spacing)}"
+    return f"{span}: {off:,} of {len(p.entries):,} scans will be resampled to {millimetres(p.spacing)}"
 
 
 def _intensity(p: "Passport") -> str:
     scales = intensity_scales([e.range for e in p.entries])
-    return f"intensity comes in {counted(scales)} scales: normalised per scan" if scales > 1 else "intensity normalised per scan"
+    if len(scales) > 1:
+        many = ", ".join(f"{n:,}" for n in scales)
+        return f"intensity comes in {counted(len(scales))} scales ({many} scans): normalised per scan"
+    return "intensity normalised per scan"
 
 
 def _axes(p: "Passport") -> str:
-    ways = Counter(e.orientation for e in p.entries).most_common()
+    ways = Counter(e.orientation for e in p.entries if e.orientation).most_common()
     if len(ways) < 2:
         return ""
-    return f"scans are stored in {counted(len(ways))} directions (mostly {ways[0][0]}, also {ways[1][0]}): not turned"
+    return f"scans are stored in {counted(len(ways))} orientations ({ways[0][0]}, {ways[1][0]} ...): turned to {p.orientation}"
 
 
 def _masks(p: "Passport") -> str:
     labelled = [e for e in p.entries if e.mask is not None]
     if not labelled:
-        return "no masks: pretraining only" if p.labels_root is None else ""
+        return "" if p.masked or any(e.group for e in p.entries) else "no masks: pretraining only"
     subjects = len({e.subject for e in labelled})
+    if p.instances:
+        most = max(max(e.labels or {0: 0}) for e in labelled)
+        return f"masks for {subjects:,} of {_plural(len(p.subjects), 'subject')} number single objects (up to {most:,}): one structure"
     names = list(p.label_names.items())
     said = ", ".join(name for _, name in names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
     short = [(name, sum(value not in e.labels for e in labelled)) for value, name in names]
@@ -135,5 +160,5 @@ def _split(p: "Passport") -> str:
     groups = {kind: {e.subject for e in p.entries if e.split == kind} for kind in ("train", "test")}
     if not groups["test"]:
         return ""
-    chosen = "your list" if p.held_out == "named" else "drawn by subject"
+    chosen = {"named": "your list", "layout": "as the data set says"}.get(p.held_out, "drawn by subject")
     return f"{_plural(len(groups['train']), 'subject')} to learn from, {len(groups['test']):,} kept for testing ({chosen})"

@@ -23,7 +23,9 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 def caps(n: int, d: int, k: int, width: float, seed: int) -> torch.Tensor:
     """n tokens around k random points."""
     centres = sphere.uniform(k, d, generator=stream(seed))[0]
-    return sphere.project(centres[torch.arange(n) % k] + width * torch.randn(n, d, generator=stream(seed + 1), dtype=torch.float64))
+    return sphere.project(
+        centres[torch.arange(n) % k] + width * torch.randn(n, d, generator=stream(seed + 1), dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("d", [2, 3, 4, 16])
@@ -65,7 +67,10 @@ def test_collapsed_tokens_tight_clusters_and_centres():
 
 def test_order_and_axes_do_not_matter():
     x = caps(200, 3, 5, 0.05, 6)
-    turn, mix = torch.linalg.qr(torch.randn(3, 3, generator=stream(7), dtype=torch.float64))[0], torch.randperm(200, generator=stream(8))
+    turn, mix = (
+        torch.linalg.qr(torch.randn(3, 3, generator=stream(7), dtype=torch.float64))[0],
+        torch.randperm(200, generator=stream(8)),
+    )
     one, two = clusters(x), clusters((x @ turn)[mix])
     assert same_partition(one.labels[mix].numpy(), two.labels.numpy()) and sorted(one.sizes) == sorted(two.sizes)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from headwater.flow import exact, sphere
 from headwater.flow.metastability import metastability
-from simulate import follow
 
 
 def groups(angles: list[float], each: int, width: float) -> torch.Tensor:
@@ -15,26 +14,26 @@ def groups(angles: list[float], each: int, width: float) -> torch.Tensor:
     return sphere.circle((torch.tensor(angles, dtype=torch.float64)[:, None] + spread).flatten())
 
 
-def followed(x: torch.Tensor, beta: float, times: list[float]):
+def followed(follow, x: torch.Tensor, beta: float, times: list[float]):
     states = follow(x[None], times, 0.2, beta)[:, 0]
     return metastability(torch.tensor(times, dtype=torch.float64), states)
 
 
-def test_prediction_17_closest_pair_merges_first():
+def test_prediction_17_closest_pair_merges_first(follow):
     """k = 4 groups, b = 20 and 25: every merger joins the two clusters that are closest just before it."""
     for beta, angles in ((20.0, [2.5, 3.4, 0.0, 0.8]), (25.0, [0.0, 0.85, 4.0, 3.3])):
         times = [0.0, *(10 ** (0.1 * k - 1) for k in range(41))]
-        found = followed(groups(angles, 5, 0.1), beta, times)
+        found = followed(follow, groups(angles, 5, 0.1), beta, times)
         first, second = found.mergers
         assert first.tokens == first.closest == (10, 15) and second.tokens == second.closest == (0, 5)
         assert [p.count for p in found.plateaus][-3:] == [4, 3, 2] and found.counts[-1] == 2
         assert first.after < found.plateaus[-2].stop <= second.after
 
 
-def test_plateau_of_two_clusters_and_its_end():
-    """Two groups of equal size at a right angle, b = 8: T2 is the merging time of two tokens (within the spacing of the times)."""
+def test_plateau_of_two_clusters_and_its_end(follow):
+    """Two groups of equal size at a right angle, b = 8: T2 is the merging time of two tokens."""
     beta, times = 8.0, [0.0, *(10 ** (0.04 * k - 1) for k in range(95))]
-    found = followed(groups([0.0, math.pi / 2], 4, 0.2), beta, times)
+    found = followed(follow, groups([0.0, math.pi / 2], 4, 0.2), beta, times)
     T = exact.merging_time(0.0, 0.99, beta)
     assert found.broken == pytest.approx(T, rel=0.15) and found.formed < 5
     plateau = next(p for p in found.plateaus if p.count == 2)

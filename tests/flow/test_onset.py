@@ -8,7 +8,6 @@ import torch
 from headwater.flow import clusters, onset, sphere, velocity
 from scipy.integrate import quad
 from scipy.special import eval_gegenbauer, gamma, ive, roots_gegenbauer
-from simulate import follow
 
 
 def test_rates_are_ratios_of_bessel_functions():
@@ -22,7 +21,7 @@ def test_rates_are_ratios_of_bessel_functions():
 
 
 def test_rates_by_quadrature_of_the_linearised_velocity():
-    """USA: minus the divergence of the velocity of a perturbation Y_l is l(l+d-2)/beta times the Funk-Hecke eigenvalue of e^{beta t}."""
+    """USA: l(l+d-2)/beta times the Funk-Hecke eigenvalue of e^{beta t}; SA: divided by its mean."""
     for d, beta in ((3, 2.0), (4, 5.0), (8, 3.0)):
         nodes, weights = roots_gegenbauer(60, d / 2 - 1)
         weights = weights / weights.sum()
@@ -71,8 +70,8 @@ def test_fastest_degree_on_the_circle():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [4.0, 9.0, 16.0, 32.0])
-def test_prediction_15_first_cluster_count(beta):
-    """Peaks on the circle that form from a nearly uniform start (n = 400, mean of 8 starts): fastest degree +-1, sqrt(2 b) +-1."""
+def test_prediction_15_first_cluster_count(follow, beta):
+    """Peaks on the circle that form from a nearly uniform start (n = 400, mean of 8): fastest degree +-1, sqrt(2 b) +-1."""
     n, starts, g = 400, 8, torch.Generator().manual_seed(int(beta))
     even = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
     angle = even + 1e-3 * torch.randn(starts, n, generator=g, dtype=torch.float64)
@@ -112,6 +111,10 @@ def test_uniform_sum():
 
 
 def test_what_cannot_be_is_refused():
-    for call in (lambda: onset.growth_rates(3, 1, 1.0), lambda: onset.growth_rates(3, 2, -1.0), lambda: onset.growth_rates(0, 2, 1.0)):
+    for call in (
+        lambda: onset.growth_rates(3, 1, 1.0),
+        lambda: onset.growth_rates(3, 2, -1.0),
+        lambda: onset.growth_rates(0, 2, 1.0),
+    ):
         with pytest.raises(ValueError):
             call()

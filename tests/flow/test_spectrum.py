@@ -7,7 +7,6 @@ import torch
 from headwater.flow import sphere
 from headwater.flow.clusters import clusters
 from headwater.flow.spectrum import limit_shape
-from simulate import follow
 
 
 def stream(seed: int) -> torch.Generator:
@@ -27,12 +26,14 @@ def symmetric(values: list[float], seed: int) -> torch.Tensor:
     return R @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ R.T
 
 
-def run(x: torch.Tensor, t: float, step: float, beta: float = 1.0, space: str = "sphere", **weights: torch.Tensor) -> torch.Tensor:
+def run(
+    follow, x: torch.Tensor, t: float, step: float, beta: float = 1.0, space: str = "sphere", **weights: torch.Tensor
+) -> torch.Tensor:
     return follow(x, [0.0, t], step, beta, space=space, **weights)[-1]
 
 
 @pytest.mark.parametrize("beta, kind", [(5.0, "two poles"), (0.3, "one cluster")])
-def test_symmetric_values_end_as_classified(beta, kind):
+def test_symmetric_values_end_as_classified(follow, beta, kind):
     """diag(2, 1, .5, .2) in turned axes: poles at +-phi_1 for b=5 in every run, one cluster there for b=.3 (tanh < 1/2)."""
     V = symmetric([2.0, 1.0, 0.5, 0.2], seed=1)
     found = limit_shape(V, beta=beta)
@@ -40,13 +41,13 @@ def test_symmetric_values_end_as_classified(beta, kind):
     x = sphere.uniform(16, 4, batch=4, generator=stream(2))
     if kind == "two poles":
         x = torch.cat([x[:, :8], -x[:, :8]], 1)  # balanced start
-    for end in run(x, 60.0, 0.1, beta, V=V):
+    for end in run(follow, x, 60.0, 0.1, beta, V=V):
         seen = clusters(end, 0.99)
         assert seen.count == (2 if kind == "two poles" else 1)
         assert bool(((seen.centres @ found.directions[0]).abs() > 0.999).all())
 
 
-def test_coupling_of_query_and_key_moves_the_threshold():
+def test_coupling_of_query_and_key_moves_the_threshold(follow):
     """The rule holds with beta <Q phi_1, K phi_1> also when phi_1 is no eigenvector of Q^T K (derived in the guide)."""
     V, Q, K = symmetric([1.0, 0.6, 0.1], seed=3), normal(2, 3, seed=4), normal(2, 3, seed=5)
     phi = torch.linalg.eigh(V)[1][:, -1]
@@ -58,32 +59,32 @@ def test_coupling_of_query_and_key_moves_the_threshold():
         assert limit_shape(V, Q, K, beta).kind == kind
         sign = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(5)
         x = sphere.project(sign[:, None] * phi + 1e-3 * normal(10, 2, seed=7) @ across.T)[None]
-        end = run(x, 120.0, 0.2, beta, V=V, Q=Q, K=K)[0]
+        end = run(follow, x, 120.0, 0.2, beta, V=V, Q=Q, K=K)[0]
         assert bool((end @ phi * sign > 0.999).all()) == (kind == "two poles")
 
 
-def test_one_cluster_of_values_without_symmetry_and_of_a_repeated_leading_value():
+def test_one_cluster_of_values_without_symmetry_and_of_a_repeated_leading_value(follow):
     V = torch.diag(torch.tensor([1.0, 0.4, -0.5], dtype=torch.float64))
     V[0, 1], V[1, 2] = 0.8, -0.3  # not normal
     found = limit_shape(V, beta=0.2)
     assert found.kind == "one cluster" and torch.allclose(found.directions.abs(), torch.eye(3, dtype=torch.float64)[:1])
-    end = run(sphere.uniform(10, 3, batch=2, generator=stream(8)), 60.0, 0.1, 0.2, V=V)
+    end = run(follow, sphere.uniform(10, 3, batch=2, generator=stream(8)), 60.0, 0.1, 0.2, V=V)
     assert bool((end[:, :, 0].abs() > 0.999).all()) and all(clusters(one).count == 1 for one in end)
     V = symmetric([1.5, 1.5, 0.2, -1.0], seed=9)
     found = limit_shape(V, beta=2.0)
     assert found.kind == "one cluster" and found.directions.shape == (2, 4)
-    end = run(sphere.uniform(10, 4, batch=2, generator=stream(10)), 80.0, 0.1, 0.5, V=V)
+    end = run(follow, sphere.uniform(10, 4, batch=2, generator=stream(10)), 80.0, 0.1, 0.5, V=V)
     inside = (end @ found.directions.T).norm(dim=-1)
     assert bool((inside > 0.999).all()) and all(clusters(one).count == 1 for one in end)
 
 
-def test_identity_and_its_opposite():
+def test_identity_and_its_opposite(follow):
     eye = torch.eye(3, dtype=torch.float64)
     assert limit_shape(2 * eye).certain and limit_shape(2 * eye).kind == "one cluster"
     assert not limit_shape(eye, normal(3, 3, seed=1), normal(3, 3, seed=2)).certain  # hemisphere start only
     found = limit_shape(-eye)
     assert found.kind == "dispersal"
-    end = run(sphere.uniform(24, 3, generator=stream(3)), 60.0, 0.1, V=-eye)[0]
+    end = run(follow, sphere.uniform(24, 3, generator=stream(3)), 60.0, 0.1, V=-eye)[0]
     assert float(end.mean(0).norm()) < 1e-2
     assert limit_shape(symmetric([-0.1, -2.0, -1.0], seed=4)).kind == "dispersal"
 
@@ -104,7 +105,7 @@ def levels(values: torch.Tensor, tolerance: float) -> int:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_prediction_20_three_hyperplanes(seed):
+def test_prediction_20_three_hyperplanes(follow, seed):
     """Good triple (V not symmetric): phi_1* of z = e^{-tV} x takes at most 3 values, before e^{t lambda_1} overflows."""
     d, n = 3, 24
     basis = torch.eye(d, dtype=torch.float64) + 0.3 * normal(d, d, seed=seed)
@@ -117,15 +118,15 @@ def test_prediction_20_three_hyperplanes(seed):
     dual = torch.linalg.inv(basis)[0]
     assert torch.allclose((found.directions[0] @ dual).abs(), dual.norm())
     t, x = 12.0, 1.5 * normal(1, n, d, seed=seed + 30)
-    end = run(x, t, 0.005, space="flat", V=V, Q=Q, K=K)[0]
+    end = run(follow, x, t, 0.005, space="flat", V=V, Q=Q, K=K)[0]
     z = math.exp(-t) * end @ dual  # phi_1* of e^{-tV} x
     before = x[0] @ dual
     assert levels(before / before.abs().max(), 0.01) > 10
     assert levels(z / z.abs().max(), 0.01) <= 3, sorted(z.tolist())
 
 
-def test_prediction_21_polytope_of_the_identity():
-    """V = I: the hull of z = e^{-t} x shrinks (its support function in 400 directions never grows); tokens end at its vertices."""
+def test_prediction_21_polytope_of_the_identity(follow):
+    """V = I: the hull of z = e^{-t} x shrinks (no support function of 400 grows); tokens end at its vertices."""
     n, d, times = 20, 2, [0.25 * k for k in range(33)]
     found = limit_shape(3 * torch.eye(d, dtype=torch.float64), space="flat")
     assert found.kind == "polytope" and found.certain
@@ -139,7 +140,7 @@ def test_prediction_21_polytope_of_the_identity():
 
 
 @pytest.mark.parametrize("size", [0.3, 3.0])
-def test_prediction_22_radius_bound_without_normalisation(size):
+def test_prediction_22_radius_bound_without_normalisation(follow, size):
     """V = -I, Q^T K = I in flat space: no token leaves max(max |x(0)|, sqrt(2n)); all shrink to 0."""
     n, d = 12, 3
     x = size * normal(1, n, d, seed=8)

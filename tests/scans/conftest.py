@@ -32,3 +32,27 @@ def pairs(tmp_path: Path, save: Callable[..., Path]) -> tuple[Path, Path]:
         save(tmp_path / "scans" / f"case_{i:02d}.nii.gz", image)
         save(tmp_path / "masks" / f"case_{i:02d}.nii.gz", mask)
     return tmp_path / "scans", tmp_path / "masks"
+
+
+@pytest.fixture
+def entry() -> Callable[..., "Entry"]:  # noqa: F821
+    """entry("name", shape=..., labels={1: 5}, ...): a scan as the passport holds it."""
+    from dataclasses import fields
+
+    from headwater.scans.entry import Entry
+    from headwater.scans.examine import Facts
+
+    def make(name: str, **told: object) -> Entry:
+        shape = told.get("shape", (10, 12, 8))
+        usual = {
+            "shape": shape, "spacing": (1.0,) * len(shape), "spaced": True, "channels": 1, "dtype": "int16", "format": "NIfTI",
+            "modality": "", "orientation": "RAS"[: len(shape)], "mean": (5.0,), "spread": (2.0,), "low": (0.0,), "high": (10.0,),
+            "least": (0.0,), "most": (12.0,), "clipped": 0.0, "blank": 0, "sha256": name,
+        }  # fmt: skip
+        facts = Facts(**usual | {k: v for k, v in told.items() if k in {f.name for f in fields(Facts)}})
+        rest = {k: v for k, v in told.items() if k in {f.name for f in fields(Entry)}}
+        if told.get("labels") is not None:
+            rest |= {"mask": f"masks/{name}", "mask_sha256": "m"}
+        return Entry(name, str(rest.pop("subject", name)), facts, **rest)
+
+    return make

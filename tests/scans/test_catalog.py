@@ -1,4 +1,4 @@
-"""Names: subjects, pairs, splits."""
+"""Names: subjects, lists of names, splits."""
 
 from pathlib import Path
 
@@ -6,37 +6,20 @@ import pytest
 
 from headwater.errors import InputError
 from headwater.scans.catalog import (
-    find,
     held_out_subjects,
-    look_for_masks,
-    pair,
+    of_a_patient,
     read_held_out,
     split,
     stem_of,
     subject_of,
     subjects_of,
+    without_ending,
 )
+from headwater.scans.readers import COMPANIONS, SUFFIXES
 
 
 def _paths(*names):
     return [Path("/data") / f"{name}.nii.gz" for name in names]
-
-
-def _touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-    return folder
-
-
-def test_find(tmp_path):
-    _touch(tmp_path, "b.nii", "a/c.nii.gz", "._b.nii", ".git/d.nii", "note.txt")
-    assert find(tmp_path) == [tmp_path / "a/c.nii.gz", tmp_path / "b.nii"]
-    (tmp_path / "none").mkdir()
-    _touch(tmp_path, "png/a.png", "png/b.png")
-    for folder, words in (("none", "is empty"), ("gone", "does not exist"), ("b.nii", "is a file"), ("png", r"2 x \.png")):
-        with pytest.raises(InputError, match=words):
-            find(tmp_path / folder)
 
 
 def test_subjects():
@@ -52,30 +35,21 @@ def test_subjects():
 
 
 @pytest.mark.parametrize(
-    ("scans", "masks", "expected"),
-    [(["a", "b"], ["m/b", "m/a"], {"a": "m/a", "b": "m/b"}),
-     (["a_0000", "b_0000"], ["m/a", "m/b"], {"a_0000": "m/a", "b_0000": "m/b"}),
-     (["a_0000", "a_0001", "b_0000", "b_0001"], ["m/a"], {"a_0000": "m/a", "a_0001": "m/a"}),
-     (["a"], ["m/a_seg"], {"a": "m/a_seg"}), (["a"], ["m/a_seg", "m/a_mask"], {}),
-     (["sub-1_T1w", "sub-2_T1w"], ["m/sub-2_dseg"], {"sub-2_T1w": "m/sub-2_dseg"}),
-     (["sub-1_T1w", "sub-1_T2w"], ["m/sub-1_dseg"], {}),
-     (["s/p1/t1", "s/p2/t1"], ["m/p2/t1"], {"s/p2/t1": "m/p2/t1"}), (["a"], ["m/b"], {})],
+    ("names", "expected"),
+    [(["BraTS_001/BraTS_001_t1", "BraTS_001/BraTS_001_flair"], {"BraTS_001"}), (["a_t1", "a_FLAIR", "b_t1"], {"a", "b_t1"}),
+     (["t1/a", "flair/a", "t1/b", "flair/b"], {"a", "b"}),
+     (["patient_7/x/1", "patient_7/y/2", "patient_8/x/3"], {"patient_7", "patient_8"}),
+     (["LIDC-0001/1", "LIDC-0001/2", "LIDC-0002/1"], {"LIDC-0001", "LIDC-0002"}), (["2022/a", "2023/b"], {"a", "b"}),
+     (["sub-1/patient2/a", "x/sub-1_T1w"], {"sub-1"}), (["cat/1", "cat/2", "cat/3", "dog/1"], {"cat/1", "2", "3", "dog/1"})],
 )  # fmt: skip
-def test_pairs(scans, masks, expected):
-    (scans, masks), names = (_paths(*scans), _paths(*masks)), expected.items()
-    assert pair(scans, masks) == {_paths(s)[0]: _paths(m)[0] for s, m in names}
+def test_subjects_by_folders_and_sequences(names, expected):
+    assert set(subjects_of([Path(f"{name}.png") for name in names]).values()) == expected
 
 
-def test_masks_beside_or_below_scans(tmp_path):
-    beside = _touch(tmp_path / "beside", "t1.nii", "t1_seg-manual.nii", "t2.nii")
-    scans, masks = look_for_masks(beside, beside)
-    assert [p.name for p in scans] == ["t1.nii", "t2.nii"] and [p.name for p in masks] == ["t1_seg-manual.nii"]
-    below = _touch(tmp_path / "below", "t1.nii", "masks/t1.nii")
-    scans, masks = look_for_masks(below, below / "masks")
-    assert [p.parent.name for p in scans] == ["below"] and [p.parent.name for p in masks] == ["masks"]
-    above = _touch(tmp_path / "above", "t1.nii", "scans/t1.nii")
-    scans, masks = look_for_masks(above / "scans", above)
-    assert [p.parent.name for p in scans] == ["scans"] and [p.parent.name for p in masks] == ["above"]
+def test_every_ending_that_is_read_is_known():
+    for suffix in (*SUFFIXES, *COMPANIONS):
+        assert stem_of(f"x/1.2.840.113{suffix}") == "1.2.840.113" == stem_of(f"1.2.840.113{suffix.upper()}"), suffix
+    assert stem_of("a.b.c") == "a.b.c" and without_ending("x.nii/a.png") == "x.nii/a" and stem_of(".nii") == ".nii"
 
 
 def test_split_is_by_subject_and_repeats():
@@ -85,6 +59,30 @@ def test_split_is_by_subject_and_repeats():
     assert split(reversed(names), None, 3) == (train, test) != split(names, None, 4)
     assert split(names, ["s3", "s5"], 0)[1] == ["s3", "s5"]
     assert split(["a", "b"], None, 0, 0.9) in ((["a"], ["b"]), (["b"], ["a"])) and split(["a"], None, 0) == (["a"], [])
+
+
+def test_linked_subjects_land_on_one_side():
+    names = [f"s{i:02d}" for i in range(40)]
+    links = [["s00", "s01"], ["s01", "s02"], ["s10", "s11"], ["s30", "gone"], ["s39"]]
+    for seed in range(20):
+        train, test = split(names, None, seed, linked=links)
+        assert sorted(train + test) == names and 1 <= len(test) <= 8
+        for group in ({"s00", "s01", "s02"}, {"s10", "s11"}):
+            assert group <= set(train) or group <= set(test)
+    assert split(names, None, 3, linked=links) == split(reversed(names), None, 3, linked=[link[::-1] for link in links[::-1]])
+    assert split(names, ["s01"], 0, linked=links)[1] == ["s00", "s01", "s02"]
+    assert split(names, None, 5, linked=[]) == split(names, None, 5) == split(names, None, 5, linked=[["s03"]])
+    assert len(split(names, None, 0, linked=[names[:38]])[1]) == 2  # the large group does not fit
+    pairs = [["a", "b"], ["c", "d"]]
+    assert set(split("abcd", None, 0, 0.25, pairs)[1]) in ({"a", "b"}, {"c", "d"})  # one pair, though only one was asked for
+    assert split("abcd", None, 0, linked=["abcd"]) == (["a", "b", "c", "d"], [])
+
+
+def test_folders_of_patients():
+    for name in ("patient_7", "Case01", "P003", "LIDC-IDRI-0001", "pat-12b", "12345"):
+        assert of_a_patient(name), name
+    for name in ("benign", "2023", "t1", "class1", "CXR", "train", "stage2"):
+        assert not of_a_patient(name), name
 
 
 def test_held_out_list(tmp_path):
@@ -120,3 +118,11 @@ def test_names_kept_for_testing():
 def test_held_out_list_keeps_folders_and_dots(tmp_path):
     (tmp_path / "t.txt").write_text("train/001.nii.gz\ntest/001\n1.2.840.113\n")
     assert read_held_out(tmp_path / "t.txt") == ["train/001", "test/001", "1.2.840.113"]
+
+
+def test_pieces_of_a_file_can_be_named(tmp_path):
+    (tmp_path / "t.txt").write_text("\ufeffx.npz#test_images/3\nb.nii.gz # a note\n", encoding="utf-8")
+    names = read_held_out(tmp_path / "t.txt")
+    assert names == ["x.npz#test_images/3", "b"]
+    subjects = {Path("/d/x.npz#test_images/3"): "test/3", Path("/d/x.npz#train_images/3"): "train/3", Path("/d/b.nii.gz"): "b"}
+    assert held_out_subjects(names, subjects, Path("/d")) == ["b", "test/3"]

@@ -3,14 +3,15 @@
 import gzip
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 
 from headwater.errors import InputError
-from headwater.scans import Passport, look, read
-from headwater.scans.examine import moments
-from headwater.scans.words import intensity_scales, label_names
+from headwater.scans import Passport, passport, read
+
+look = partial(passport.look, show_identifiers=True)
 
 
 def test_facts_of_a_healthy_folder(pairs, tmp_path):
@@ -19,13 +20,15 @@ def test_facts_of_a_healthy_folder(pairs, tmp_path):
     assert len(passport.entries) == 10 and not passport.quarantine
     assert passport.label_names == {1: "structure 1", 4: "structure 4"}
     entry = passport.entries[3]
-    array = read(pairs[0] / entry.path).array
-    assert entry.mean == pytest.approx(array.mean(), abs=1e-3) and entry.std == pytest.approx(array.std(), rel=1e-4)
-    assert (entry.p005, entry.p995) == pytest.approx(tuple(np.percentile(array, [0.5, 99.5])), rel=1e-5)
+    array = read(pairs[0] / entry.name).array
+    assert passport.scan_source(entry).path == pairs[0].resolve() / entry.name
+    assert passport.mask_source(entry).path == pairs[1].resolve() / entry.mask
+    assert entry.facts.mean[0] == pytest.approx(array.mean(), abs=1e-3)
     assert entry.labels == {0: 720 - 60, 1: 36, 4: 24} and entry.dtype == "float32" and entry.orientation == "RAS"
     assert sum(e.split == "test" for e in passport.entries) == 2
     passport.save(tmp_path / "passport.json")
-    assert Passport.load(tmp_path / "passport.json") == passport
+    again = Passport.load(tmp_path / "passport.json")
+    assert again == passport and again.sources == passport.sources
     assert json.loads((tmp_path / "passport.json").read_text())["sentences"] == passport.sentences()
     assert look(*pairs) == passport
 
@@ -52,7 +55,7 @@ def test_each_fault_is_set_aside_once(pairs, save):
         "lonely.nii.gz": "unpaired",
     }  # fmt: skip
     assert all(set(fault) == {"file", "fault", "remedy", "kind"} and all(fault.values()) for fault in passport.quarantine)
-    by_name = {e.path: e for e in passport.entries}
+    by_name = {e.name: e for e in passport.entries}
     assert by_name["case_02.nii.gz"].mask is None and by_name["case_02.nii.gz"].split == "train"  # kept, without its mask
     assert len(passport.entries) == 9 and sum(e.mask is not None for e in passport.entries) == 7
     said = "\n".join(passport.sentences())
@@ -98,7 +101,7 @@ def test_errors(pairs, save, tmp_path):
         look(scans, tmp_path / "odd")
     for name in sorted(masks.iterdir())[1:]:
         name.unlink()
-    with pytest.raises(InputError, match=r"Only one subject has a usable mask \(case_00\)"):
+    with pytest.raises(InputError, match="Only one subject has a usable mask"):
         look(scans, masks)
     save(masks / "case_00.nii.gz", np.ones((9, 10, 7), np.uint8))
     with pytest.raises(InputError, match="Masks do not fit the scans: case_00.nii.gz is 9 x 10 x 7 .* 9 x 10 x 8; resample"):
@@ -119,29 +122,21 @@ def test_pictures_and_spacing(tmp_path, save):
     passport = look(tmp_path)
     assert passport.ndim == 2 and passport.spacing == (1.0, 0.5) and passport.label_names == {}
     said = "\n".join(passport.sentences())
-    assert "3 images (NIfTI), 3 subjects, 1.0 x 0.5 mm, 12 x 14 voxels" in said and "no masks" in said
-    assert "2 of 3 scans resampled" in said and "three scales" in said
+    assert "3 images (NIfTI), 3 subjects, 1.0 x 0.5 mm, 12 x 14 pixels" in said and "no masks" in said
+    assert "2 of 3 scans will be resampled" in said and "three scales" in said
 
 
-def test_intensity_scales():
-    assert intensity_scales([90, 120, 650, 1300, 297_000, 500_000]) == 3
-    assert intensity_scales([1, 2, 50]) == 1 == intensity_scales([0.0]) and intensity_scales([1, 2, 300]) == 2
-
-
-def test_structures_are_named_by_dataset_json(tmp_path):
-    path = tmp_path / "dataset.json"
-    for labels in ({"0": "background", "1": "liver"}, {"background": 0, "liver": 1, "both": [1, 2]}):
-        path.write_text(json.dumps({"labels": labels}))
-        assert label_names([tmp_path / "gone", tmp_path])[1] == "liver"
-    path.write_text("[1]")
-    assert label_names([tmp_path]) == {}
+def test_structures_are_named_by_dataset_json(pairs):
+    (pairs[0].parent / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "liver", "4": "tumour"}}))
+    assert look(*pairs).label_names == {1: "liver", 4: "tumour"}
 
 
 def test_hippocampus(hippocampus):
     passport = look(hippocampus / "images", hippocampus / "labels", test=hippocampus / "test.txt")
     assert len(passport.entries) == 200 and sum(e.split == "test" for e in passport.entries) == 40
     assert not passport.quarantine and set(passport.label_names) == {1, 2} and passport.shape == (35, 50, 35)
-    assert "intensity comes in three scales: normalised per scan" in passport.sentences()
+    assert "intensity comes in three scales (42, 132, 26 scans): normalised per scan" in passport.sentences()
+    assert passport.duplicates["pairs"] == [], "these were looked at: 200 different hippocampi"
 
 
 def test_no_masks_or_no_scans_left_over_is_one_sentence(pairs):
@@ -149,8 +144,8 @@ def test_no_masks_or_no_scans_left_over_is_one_sentence(pairs):
     shutil.rmtree(masks)
     for folder, labels, words in (
         (scans, scans, "named like a mask of another"),
-        (scans, scans.parent, "Every file in .* lies in .*, the folder of scans; give"),
-        (scans.parent, scans, "All scans in .* lie in .*, the folder of masks; give"),
+        (scans, scans.parent, "Every file in .* is one of the scans; give"),
+        (scans.parent, scans, "All scans .*lie in .*, the folder of masks; give"),
     ):
         with pytest.raises(InputError, match=words):
             look(folder, labels)
@@ -166,8 +161,65 @@ def test_one_damaged_header_does_not_end_the_look(pairs):
     assert len(passport.entries) == 9 and kinds["case_00.nii.gz"] == "unreadable"
 
 
-def test_moments_are_those_of_numpy():
-    flat = (np.random.default_rng(0).normal(size=2_500_000) * 30 + 4e3).astype(np.float32)
-    assert moments(flat) == pytest.approx((flat.mean(dtype=np.float64), flat.std(dtype=np.float64)), rel=1e-12)
-    clipped = np.clip(flat.astype(np.float64), 3990, 4020)
-    assert moments(flat, 3990, 4020) == pytest.approx((clipped.mean(), clipped.std()), rel=1e-12)
+NAMES = ["DOE_JOHN_19540302", "Meier-Anna", "MRN0012345", "StMary7"]
+
+
+def test_no_name_reaches_what_is_written_or_said(tmp_path, save, capsys):
+    from headwater.cli import main
+
+    for i, name in enumerate(NAMES * 2):
+        rng = np.random.default_rng(i)
+        folder = tmp_path / "PROJECT_X" / name
+        save(folder / f"{name}_T1w_{i // 4}.nii.gz", (rng.normal(size=(9, 10, 8)) * 100).astype(np.float32))
+        save(folder / f"{name}_T1w_{i // 4}_seg.nii.gz", (rng.random((9, 10, 8)) > 0.5).astype(np.uint8))
+    broken = tmp_path / "PROJECT_X" / NAMES[0] / "MRN0012345_broken.nii.gz"
+    broken.write_bytes(b"Patient: DOE JOHN" * 30)
+    shutil.copy(tmp_path / "PROJECT_X" / NAMES[1] / f"{NAMES[1]}_T1w_0.nii.gz", tmp_path / "PROJECT_X" / NAMES[1] / "copy.nii.gz")
+    main(["look", str(tmp_path / "PROJECT_X"), "--out", str(tmp_path / "run")])
+    said = capsys.readouterr()
+    written = [p for p in (tmp_path / "run").rglob("*") if p.is_file() and p.parent.name != "private"]
+    assert {p.name for p in written} >= {"passport.json", "report.html"}
+    every = said.out + said.err + "".join(p.read_text(encoding="utf-8", errors="replace") for p in written)
+    assert "2 set aside" in every or "set aside:" in every
+    for part in ("DOE", "JOHN", "19540302", "Meier", "Anna", "MRN", "0012345", "StMary", "PROJECT_X"):
+        assert part not in every, f"{part} in ...{every[max(0, every.index(part) - 90) : every.index(part) + 60]}..."
+    kept = (tmp_path / "run" / "private" / "sources.json").read_text()
+    assert "DOE_JOHN_19540302" in kept, "the key to the names stays with the owner"
+    main(["look", str(tmp_path / "PROJECT_X"), "--show-identifiers"])
+    assert "DOE_JOHN_19540302" in capsys.readouterr().out
+
+
+def test_a_second_look_reads_nothing(pairs, monkeypatch):
+    from headwater.scans import survey
+
+    first = passport.look(*pairs)
+    monkeypatch.setattr(survey, "examine", lambda *given: pytest.fail("read again"))
+    assert passport.look(*pairs) == first
+
+
+def test_near_copies_are_kept_together(pairs, save):
+    scan = read(pairs[0] / "case_03.nii.gz")
+    smooth = np.zeros((30, 34, 28), np.float32)
+    smooth[5:20, 8:30, 6:20] = scan.array[0].mean() + 50
+    for i in range(10):
+        rng = np.random.default_rng(100 + i)
+        from scipy.ndimage import gaussian_filter
+
+        save(pairs[0] / f"case_{i:02d}.nii.gz", gaussian_filter(rng.normal(size=(30, 34, 28)), 2).astype(np.float32))
+        save(pairs[1] / f"case_{i:02d}.nii.gz", np.ones((30, 34, 28), np.uint8))
+    save(pairs[0] / "zz.nii.gz", np.ascontiguousarray(read(pairs[0] / "case_03.nii.gz").array[0][::-1] * 7 + 100))
+    for seed in range(8):
+        found = look(*pairs, seed=seed)
+        sides = {e.subject: e.split for e in found.entries}
+        assert [pair[:2] for pair in found.duplicates["pairs"]] == [["case_03.nii.gz", "zz.nii.gz"]]
+        assert sides["case_03"] == sides["zz"] and any(c["kind"] == "leakage" for c in found.concerns)
+
+
+def test_pictures_grey_and_coloured_are_kept_together(tmp_path):
+    from PIL import Image
+
+    for i in range(4):
+        shape = (20, 24, 3) if i == 2 else (20, 24)
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, shape, np.uint8)).save(tmp_path / f"{i}.png")
+    found = look(tmp_path)
+    assert found.channels == 3 and len(found.entries) == 4 and not found.quarantine

@@ -1,11 +1,14 @@
-"""A second, plain implementation of attention in depth-time (numpy, fixed-step RK4), quick enough for long runs."""
+"""What several tests of the flow room follow tokens with."""
+
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 
-def follow(
+def _follow(
     x: Tensor, times: list[float], step: float, beta: float = 1.0, V=None, Q=None, K=None, space: str = "sphere"
 ) -> Tensor:
     """States (T, B, N, D) at the times (the first is the start) of x' = softmax(beta Qx Kx) V x, projected on the sphere."""
@@ -32,3 +35,9 @@ def follow(
                 y = y / np.linalg.norm(y, axis=-1, keepdims=True)
         states.append(y.copy())
     return torch.from_numpy(np.stack(states))
+
+
+@pytest.fixture(scope="session")
+def follow() -> Callable[..., Tensor]:
+    """A second, plain implementation of attention in depth-time (numpy, RK4), quick enough for long runs: see _follow."""
+    return _follow

@@ -1,0 +1,193 @@
+"""MetaImage (.mha, .mhd) and NRRD (.nrrd, .nhdr) through SimpleITK, an extra: pip install 'headwater[itk]'."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headwater.scans.formats import AGAIN, EXPORT, MM, check_size, content, millimetres, sized, within_limit
+from headwater.scans.formats.gunzip import inflate
+from headwater.scans.scan import Scan, Source, UnreadableError
+
+SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+COMPANIONS = (".raw", ".zraw", ".raw.gz")  # voxels whose header is another file beside them
+_HEAD = 1 << 20  # bytes within which a header must end
+_META = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "long": 4, "ulong": 4, "long_long": 8,
+         "ulong_long": 8, "float": 4, "double": 8}  # fmt: skip
+_NRRD = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the text at the start says."""
+
+    name: str
+    shape: tuple[int, ...]  # in the file's order, values of one voxel included
+    itemsize: int
+    packing: str  # "raw", "gzip" or another one, which is left to SimpleITK
+    start: int  # of the voxels, if they are in this file
+    files: tuple[str, ...]  # of the voxels, if they are not
+    spaced: bool
+    oriented: bool
+    unit: float  # mm
+
+
+def read(source: Source) -> Scan:
+    """The scan in a file: (C, *S) float32 with *S in SimpleITK's order (slices, rows, columns); vectors are channels.
+
+    The affine is turned from left, back, up (LPS) to right, front, up (RAS+). A fourth axis counts channels.
+    Raises UnreadableError without SimpleITK, and for what is cut off, damaged, larger than the limit or keeps its
+    voxels outside its own folder.
+    """
+    path = source.path
+    form = _form(path)
+    within_limit(path, form.shape, np.dtype(f"V{form.itemsize}"))
+    places = _inside(path, form.files) if form.files else (path,)
+    if form.packing in ("raw", "gzip") and len(places) == 1:
+        _check_voxels(places[0], form)
+    sitk = _library(path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("MetaImageIO" if form.name == "MetaImage" else "NrrdImageIO")
+    reader.SetFileName(str(path))
+    try:
+        image = reader.Execute()
+    except RuntimeError:  # its text quotes paths and header
+        raise UnreadableError(path, "cannot be decoded by SimpleITK", EXPORT) from None
+    array = sitk.GetArrayFromImage(image)  # (t, z, y, x, parts), as far as there are
+    if array.dtype.kind not in "biuf":
+        raise UnreadableError(path, f"has {array.dtype} voxels, which are not supported", "save the magnitude instead")
+    axes = image.GetDimension()
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+        if axes > 3:
+            raise UnreadableError(path, f"has {axes} axes and channels ({sized(array.shape)})", "save one file for each time")
+    elif axes == 4:
+        axes = 3
+    elif axes in (2, 3):
+        array = array[None]
+    else:
+        raise UnreadableError(path, f"has {axes} axes", "save it with two or three axes, and one more for channels")
+    affine, spacing = _affine(image, axes, form.unit)
+    if not (np.isfinite(affine).all() and min(spacing) > 0):
+        raise UnreadableError(path, "states no usable place in the body", "write spacing and directions again")
+    flat = axes == 3 and array.shape[1] == 1  # one slice is a picture, as in the other formats
+    if flat:
+        array, spacing, affine = array[:, 0], spacing[1:], affine[:, [1, 2, 0, 3]]
+    notes = () if form.oriented or not form.spaced else ("orientation not stated",)
+    values = np.array(array, dtype=np.float32, order="C")
+    return Scan(values, spacing, affine, source, str(array.dtype), form.name, "", form.spaced, notes)
+
+
+def _library(path: Path) -> object:
+    """SimpleITK, told to keep its warnings to itself."""
+    try:
+        import SimpleITK as sitk
+    except ImportError:
+        fault = "is MetaImage or NRRD, for which SimpleITK is missing"
+        raise UnreadableError(path, fault, "pip install 'headwater[itk]'") from None
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    return sitk
+
+
+def _affine(image: object, axes: int, unit: float) -> tuple[np.ndarray, tuple[float, ...]]:
+    """(4, 4) from indices (slice, row, column) to RAS+ mm, and mm per voxel in that order."""
+    full = image.GetDimension()
+    spacing = np.array(image.GetSpacing()[:axes]) * unit
+    turn = np.array(image.GetDirection()).reshape(full, full)[:axes, :axes]
+    affine = np.eye(4)
+    affine[:axes, :axes] = (turn * spacing)[:, ::-1]  # columns by slice, row, column
+    affine[:axes, 3] = np.array(image.GetOrigin()[:axes]) * unit
+    affine[:2] *= -1  # left, back to right, front
+    return affine, millimetres(spacing[::-1])
+
+
+def _form(path: Path) -> _Form:
+    """The header of either format."""
+    check_size(path)
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    try:
+        return _nrrd(path, head) if head.startswith(b"NRRD") else _meta(path, head)
+    except UnreadableError:
+        raise
+    except (KeyError, ValueError, IndexError) as error:
+        raise UnreadableError(path, f"has an unreadable header ({type(error).__name__})", EXPORT) from None
+
+
+def _meta(path: Path, head: bytes) -> _Form:
+    """The header of a MetaImage: lines "Key = value", the last of them ElementDataFile."""
+    last = re.search(rb"^ElementDataFile\s*=[ \t]*([^\r\n]*)\r?\n?", head, re.MULTILINE)
+    if last is None:
+        raise UnreadableError(path, "has no MetaImage header", "check that it is MetaImage or NRRD, or export it again")
+    text = head[: last.start()].decode("latin-1")
+    told = {key.lower(): value.strip() for key, value in re.findall(r"^\s*(\w+)\s*=([^\r\n]*)", text, re.MULTILINE)}
+    shape = tuple(int(n) for n in told["dimsize"].split())
+    parts = int(told.get("elementnumberofchannels", 1))
+    name = last.group(1).decode("latin-1").strip()
+    files: tuple[str, ...] = () if name.upper() == "LOCAL" else (name,)
+    if name.upper().startswith("LIST"):
+        files = tuple(head[last.end() :].decode("latin-1").split("\n"))
+        files = tuple(line.strip() for line in files if line.strip())
+    start = last.end() if not files else max(0, int(told.get("headersize", 0)))
+    kind = told["elementtype"].removeprefix("MET_").lower().removesuffix("_array")
+    packed, binary = told.get("compresseddata", "False").lower() == "true", told.get("binarydata", "True").lower() != "false"
+    packing = "gzip" if packed else "raw" if binary and int(told.get("headersize", 0)) >= 0 else "text"
+    oriented = bool({"transformmatrix", "rotation", "orientation"} & set(told))
+    spaced = bool({"elementspacing", "elementsize"} & set(told))
+    return _Form("MetaImage", (*shape, parts), _META[kind], packing, start, files, spaced, oriented, 1.0)
+
+
+def _nrrd(path: Path, head: bytes) -> _Form:
+    """The header of a NRRD: lines "key: value" up to an empty one."""
+    end = re.search(rb"\r?\n\r?\n", head)
+    text = head[: end.start() if end else len(head)].decode("latin-1")
+    told = {key.strip().lower(): value.strip() for key, value in re.findall(r"^([\w ]+):(?!=)([^\r\n]*)", text, re.MULTILINE)}
+    shape = tuple(int(n) for n in told["sizes"].split())
+    kind = told["type"].lower().removeprefix("unsigned ").removeprefix("signed ").removesuffix("_t").removesuffix(" int")
+    kind = {"uchar": "char", "ushort": "short", "uint": "int", "long long": "longlong", "ulonglong": "longlong"}.get(kind, kind)
+    name = told.get("data file", told.get("datafile"))
+    files: tuple[str, ...] = () if name is None else (name,)
+    if name is not None and name.upper().startswith("LIST"):
+        files = tuple(line.strip() for line in text[text.lower().index("list") :].splitlines()[1:] if line.strip())
+    if end is None and not files:
+        raise UnreadableError(path, "is cut off inside its header", AGAIN)
+    encoding = told["encoding"].lower()
+    packing = {"raw": "raw", "gzip": "gzip", "gz": "gzip"}.get(encoding, encoding)
+    packing = packing if {"line skip", "lineskip", "byte skip", "byteskip"}.isdisjoint(told) else "skipped"
+    units = set(re.findall(r'"([^"]*)"', told.get("space units", ""))) - {""}
+    unit = MM.get(units.pop().lower(), 1.0) if len(units) == 1 else 1.0
+    spaced = bool({"spacings", "space directions"} & set(told))
+    oriented = "space" in told and "space directions" in told
+    start = end.end() if end and not files else 0
+    return _Form("NRRD", shape, _NRRD[kind.removeprefix("u")], packing, start, files, spaced, oriented, unit)
+
+
+def _inside(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    """The files of the voxels, all of which must lie in the folder of their header."""
+    folder, found = path.parent.resolve(), []
+    for name in names:
+        place = (path.parent / name).resolve()
+        if not place.is_relative_to(folder) or "%" in name or re.search(r"\s\d+\s", name):
+            fault = "keeps its voxels outside its own folder" if "%" not in name else "keeps its voxels in numbered files"
+            raise UnreadableError(path, fault, "save header and voxels as one .mha or .nrrd file")
+        if not place.is_file():
+            raise UnreadableError(path, "lacks the file of its voxels", "put both files into one folder")
+        found.append(place)
+    return tuple(found)
+
+
+def _check_voxels(place: Path, form: _Form) -> None:
+    """Whether all voxels are there, before anything is set aside for them."""
+    whole = form.itemsize * int(np.prod(form.shape, dtype=object))
+    if form.packing == "raw":
+        have = check_size(place) - form.start
+        if have < whole:
+            raise UnreadableError(place, f"is cut off at {max(0, 100 * have // whole)} %", AGAIN)
+        return
+    packed = content(place)[form.start :]
+    raw, damage, more = inflate(packed, whole, bare=form.name == "MetaImage")
+    if len(raw) < whole or damage:
+        raise UnreadableError(place, f"is {damage or 'cut off'} at {100 * len(raw) // whole} %", AGAIN)
+    if more:
+        raise UnreadableError(place, "unpacks to more than its header says", EXPORT)
