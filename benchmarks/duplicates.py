@@ -2,7 +2,8 @@
 
 Command:  python benchmarks/duplicates.py DATA [--only PART]    (DATA holds hippocampus/, nuclei/, mednist/, pneumoniamnist.npz)
 Duration: about fifteen minutes on one core; each part (a set, or growth) adds its rows to the file of the day.
-Printed last time: see the newest file in benchmarks/results/duplicates_*.csv
+Printed last time: benchmarks/results/duplicates_*.csv, the newest. Every planted kind found in all of 25 hippocampus volumes and
+25 nuclei pictures, no pair among the real ones. Processor time: n^0.74 (200 to 3,200 volumes), n^1.15 (to 100,000 pictures).
 """
 
 import argparse
@@ -132,16 +133,16 @@ def alone(name: str, arrays: list[np.ndarray]) -> Iterator[dict[str, object]]:
 
 
 def speed(name: str, decode: Callable[[], list[np.ndarray]]) -> Iterator[dict[str, object]]:
-    """Milliseconds per scan to decode, to fingerprint and to search; the best of three."""
+    """Processor milliseconds per scan to decode, to fingerprint and to search; the best of three."""
     taken: dict[str, list[float]] = {"decode": [], "fingerprint": [], "find": []}
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         arrays = decode()
-        read = time.perf_counter()
+        read = time.process_time()
         prints = [fingerprint(array) for array in arrays]
-        made = time.perf_counter()
+        made = time.process_time()
         find(prints)
-        parts = (read - start, made - read, time.perf_counter() - made)
+        parts = (read - start, made - read, time.process_time() - made)
         for key, seconds in zip(taken, parts, strict=True):
             taken[key].append(1e3 * seconds / len(arrays))
     for key, each in taken.items():
@@ -149,15 +150,15 @@ def speed(name: str, decode: Callable[[], list[np.ndarray]]) -> Iterator[dict[st
 
 
 def growth(name: str, sizes: list[int], make: Callable[[int], list[np.ndarray]]) -> Iterator[dict[str, object]]:
-    """Seconds of a search at several sizes, and the slope of their logarithms."""
+    """Processor seconds of a search at several sizes (others may use the machine), and the slope of their logarithms."""
     seconds = []
     for n in sizes:
         prints = make(n)
-        start = time.perf_counter()
+        start = time.process_time()
         found = find(prints)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         yield {
-            "question": "seconds to search",
+            "question": "processor seconds to search",
             "set": name,
             "n": n,
             "value": round(seconds[-1], 3),

@@ -72,7 +72,7 @@ def distribution(passport: Any, seed: int = 0, progress: Progress | None = None)
         entry = passport.entries[i]
         scan, mask = read(passport.scan_source(entry)), passport.mask_source(entry)
         labels = None if mask is None else read_labels(mask).array[0]
-        return measured.Sample(scan.array, scan.spacing, labels, entry.group)
+        return measured.Sample(scan.array, scan.spacing, labels, entry.group or None, entry.subject, scan.spaced)
 
     return measured.describe(sample, len(passport.entries), seed=seed, progress=progress or Silent())
 

@@ -109,7 +109,13 @@ def _too_large(free: float) -> str:
 
 
 def _all_costs(
-    store: Store, settings: Settings, labelled: list[int], steps: dict[str, float], network: Any, device: Any, advance: Any,
+    store: Store,
+    settings: Settings,
+    labelled: list[int],
+    steps: dict[str, float],
+    network: Any,
+    device: Any,
+    advance: Any,
     free: float,
 ) -> Costs:
     """What else a run does, at the precision that pays."""

@@ -162,7 +162,13 @@ def test_modules_are_small():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     listed([f"{name_of(p)}: {n} lines" for p, n in lengths.items() if n > 300])
     folders = Counter(p.parent for p in MODULES if p.name != "__init__.py")
-    listed([f"{folder.relative_to(ROOT)} holds {n} modules: more than one finds at a glance" for folder, n in folders.items() if n > 24])
+    listed(
+        [
+            f"{folder.relative_to(ROOT)} holds {n} modules: more than one finds at a glance"
+            for folder, n in folders.items()
+            if n > 24
+        ]
+    )
 
 
 def functions(path: Path) -> list[ast.FunctionDef]:

@@ -70,11 +70,11 @@ def push(
     """Moves tokens and their log-density from times[0] through `times` (falling: back).
 
     Args:   logp0: (B, N), log rho at each token; of="flow": (B,), log of the joint density; or one number for all.
-            probes: signs from divergence.rademacher for Hutchinson's estimate; None is exact (D derivatives, closed form for softmax
-            attention). Each probe is kept through the whole solve, where it gives an unbiased final log-density of its own, so
-            the error is that of independent draws: no bookkeeping along the way.
-            method: "euler" | "rk4" (need step) | "adaptive", whose tolerance then holds for l as for x. Others as integrate.solve;
-            on the sphere states agree with its to the order of the method.
+            probes: signs from divergence.rademacher for Hutchinson's estimate; None is exact (D derivatives, closed form for
+            softmax attention). Each probe is kept through the whole solve, where it gives an unbiased final log-density of its
+            own, so the error is that of independent draws: no bookkeeping along the way.
+            method: "euler" | "rk4" (need step) | "adaptive", whose tolerance then holds for l as for x. The rest is as in
+            integrate.solve; on the sphere the states agree with its own to the order of the method.
     Raises: ValueError for a mistake in the call, StepError (a ValueError) where the flow cannot be followed.
     """
     space = getattr(v, "space", "flat") if space is None else space
@@ -110,7 +110,7 @@ def log_density(
     probes: Float[Tensor, "K B N D"] | None = None,
     **options: object,
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
-    """Log-density at the points x after the flow from times[0] to times[-1] has moved a law of log-density `prior`, and its error.
+    """Log-density at the points x once the flow from times[0] to times[-1] has moved the law `prior`, and its standard error.
 
     Runs back to times[0] and reads prior(x0): (B, N) -> log-density of each token, or (B,) for of="flow". For a velocity that
     couples tokens x is the whole cloud. options: of `push`.

@@ -9,8 +9,8 @@ They differ by the share of a token in its own pull (Attention, V = QK = I on th
 
 On the sphere the divergence is tr(P Dv P), P = I - xx'. The trap: y -> m(y) - <y, m(y)> y has the ambient trace
 tr(Dm) - x'Dm x - (D + 1) <x, m> at |x| = 1, that is 2 <x, m> too little, since its derivative along x is no tangent motion:
-x'Dv x = -2 <x, m>. Extended as v(y / |y|) that derivative is zero and the ambient trace is right. So it is done here, with P on both
-sides of what random probes see.
+x'Dv x = -2 <x, m>. Extended as v(y / |y|) that derivative is zero and the ambient trace is right. So it is done here, with P on
+both sides of what random probes see.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater.flow.field import at
-from headwater.flow.kernels import weigh
 from headwater.flow.sphere import _readable, inner, project, tangent
 from headwater.flow.velocity import Attention, times_matrix
 
@@ -58,8 +57,8 @@ def attention_divergence(
 
     For V = QK = I on the sphere it is beta tr(P Cov_p) - (D - 1) <x, m>, with m and Cov the mean and covariance of the softmax p.
     Derivation: m(x) = sum_j p_j u_j, u_j = V x_j, score <x, w_j>, w_j = Q'K x_j, so dp_j = beta p_j <w_j - mean w, dx> and
-    Dm = beta sum_j p_j u_j (w_j - mean w)' = beta Cov_p(u, w), without the mean if not normalised. In flat space its trace; on the
-    sphere tr(P Dm) - (D - 1) <x, m>, since the derivative of -<x, m> x along a tangent e has the part -<x, m> along e.
+    Dm = beta sum_j p_j u_j (w_j - mean w)' = beta Cov_p(u, w), without the mean if not normalised. In flat space its trace; on
+    the sphere tr(P Dm) - (D - 1) <x, m>, since the derivative of -<x, m> x along a tangent e has the part -<x, m> along e.
     of="flow": x_i is a key and a value too, which adds p_i V and beta p_i (u_i - m) r', r = K'Q x_i (u_i r' if not normalised).
     """
     if v.kernel != "softmax":
@@ -79,15 +78,15 @@ def attention_divergence(
         spread = spread - (normal - inner(q, m).mul(inner(q, mean_w)).squeeze(-1) if v.normalised else normal)
     out = v.beta * spread
     if of == "flow":
-        out = out + A.diagonal(dim1=-2, dim2=-1) * _own(v, t, q, u - m if v.normalised else u, u, r)
+        out = out + A.diagonal(dim1=-2, dim2=-1) * _own(v, t, x, u - m if v.normalised else u, u, r)
     if v.space == "sphere":
         out = out - (x.shape[-1] - 1) * inner(q, m).squeeze(-1)
     return out.sum(1)
 
 
-def _own(v: Attention, t: float | Tensor, q: Tensor, pulled: Tensor, u: Tensor, r: Tensor) -> Tensor:
+def _own(v: Attention, t: float | Tensor, x: Tensor, pulled: Tensor, u: Tensor, r: Tensor) -> Tensor:
     """What a unit of own weight adds as token i moves as key and value: tr(P V) + beta <P (u_i - m_i), r_i>."""
-    V = v.V(t, q)
+    V, q = v.V(t, x), x.unsqueeze(1)
     full = q.shape[-1] if V is None else V.diagonal(dim1=-2, dim2=-1).sum(-1)
     if V is not None and V.ndim == 3:
         full = full[:, None]  # H 1
@@ -108,7 +107,7 @@ def hutchinson(
     v: Callable,
     t: float | Tensor,
     x: Float[Tensor, "B N D"],
-    probes: Float[Tensor, "K B N D"],
+    probes: Float[Tensor, "K *S"],
     *,
     of: str = "field",
     space: str | None = None,
@@ -116,7 +115,7 @@ def hutchinson(
 ) -> Float[Tensor, "K B N"]:
     """Unbiased estimates z' P J P z of the divergence, one per probe, at the cost of one directional derivative each.
 
-    For of="flow" the sum over tokens is the estimate for the whole flow. Variance with Rademacher probes: 4 sum_{a<b} S_ab^2,
+    probes (K, B, N, D). For of="flow" the sum over tokens is the estimate for the whole flow. Variance with Rademacher probes: 4 sum_{a<b} S_ab^2,
     S = P (J + J') P / 2 (flat: P = I). `mean_and_error` reads them. Source: Hutchinson 1990; fixed probes per solve: FFJORD.
     """
     space = _checked(v, of, space)

@@ -9,6 +9,7 @@ Error. |sum_j (k - k_L)| <= n E, so the pull N/Z is off by at most 2 n E / Z_i |
 As Z_i >= 1 for beta >= 0 this is the a priori n * tol; `attend` looks at the Z_i it finds and raises L where they ask for it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,6 +46,7 @@ def tail(beta: float, degree: int) -> float:
     return float(2 * (ive(np.arange(degree + 1, last), b).sum() + ive(last, b) / (1 - ratio)))
 
 
+@lru_cache(maxsize=64)
 def degree(beta: float, error: float) -> int:
     """Smallest L >= 1 with tail(beta, L) <= error > 0; about sqrt(2 |beta| log(1/error)) for large beta."""
     low, high = 0, 1
@@ -78,44 +80,38 @@ def plan(d: int, beta: float, degree: int, device: torch.device) -> Plan:
     """Tables for tokens of width d = 2, 3 or 4. Raises ToleranceError beyond the degree up to which they are small."""
     if d not in LARGEST or degree > LARGEST[d]:
         raise ToleranceError(f"harmonics: beta={beta:g} asks for degree {degree} on S^{d - 1}; the largest by d is {LARGEST}")
-    circle = 2 * np.pi * np.arange(2 * degree + 4) / (2 * degree + 4)
-    nodes = [circle if used else np.zeros(1) for used in (d > 2, d != 3, d > 2)]
+    circle = 2 * torch.pi * torch.arange(2 * degree + 4, dtype=torch.float64) / (2 * degree + 4)
+    nodes = [circle if used else circle[:1] for used in (d > 2, d != 3, d > 2)]
     apart = [n[: len(n) // 2 + 1] for n in nodes[1:]]  # the kernel is even in the differences of phases
     l = np.arange(degree + 1)
     series = np.where(l > 0, 2.0, 1.0) * ive(l, abs(beta)) * (-1.0 if beta < 0 else 1.0) ** l
-    h, g, b, a = np.ix_(nodes[0], nodes[0], *apart)
-    zero = np.zeros((1, 1, 1, 1))
-    here, there = fourier.points(d, *np.broadcast_arrays(h, b, a)), fourier.points(d, *np.broadcast_arrays(g, zero, zero))
-    sampled = chebval((here * there).sum(0), series)
-
-    def put(array: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(array), dtype=torch.float64, device=device)
-
-    def each(of: tuple[fourier.Rows, ...], dual: bool) -> tuple[Tensor, ...]:
-        return tuple(put(r.dual(n) if dual else r.at(n).T) for r, n in zip(of, nodes, strict=True))
-
-    few, more = fourier.rows(d, degree), fourier.rows(d, degree + 1)
-    spread, gather = tuple(each(r, True) for r in more), tuple(each(r, False) for r in few)
-    kernel = tuple(put(_between(sampled, r, nodes[0], apart)) for r in few)
-    grid = fourier.points(d, *np.meshgrid(*nodes, indexing="ij"))
-    return Plan(d, degree, tail(beta, degree), spread, gather, kernel, put(grid))
+    h, g, b, a = torch.meshgrid(nodes[0], nodes[0], *apart, indexing="ij")
+    cosine = (fourier.points(d, h, b, a) * fourier.points(d, g, 0 * b, 0 * a)).sum(0)
+    sampled = torch.from_numpy(chebval(cosine.numpy(), series))
+    few, more = ([(*left, p.a) for p in fourier.basis(d, top, torch.device("cpu")) for left in p.left] for top in (degree, degree + 1))
+    spread = tuple(tuple(r.dual(n).to(device) for r, n in zip(rows, nodes, strict=True)) for rows in more)
+    gather = tuple(tuple(r.at(n).T.to(device) for r, n in zip(rows, nodes, strict=True)) for rows in few)
+    kernel = tuple(_between(sampled, rows, nodes[0], apart).to(device) for rows in few)
+    grid = fourier.points(d, *torch.meshgrid(*nodes, indexing="ij")).to(device)
+    return Plan(d, degree, tail(beta, degree), spread, gather, kernel, grid)
 
 
-def _between(sampled: np.ndarray, of: tuple[fourier.Rows, ...], h: np.ndarray, apart: list[np.ndarray]) -> np.ndarray:
+def _between(sampled: Tensor, rows: tuple[fourier.Rows, ...], h: Tensor, apart: list[Tensor]) -> Tensor:
     """Coefficients (Q, P, H, H) of a kernel sampled at (h, h', b - b', a - a'): cos f(a - a') is cos cos + sin sin, alike for both."""
-    mixed = np.tensordot(np.tensordot(of[0].dual(h), sampled, (1, 0)), of[0].dual(h), (1, 1))  # H b a H
-    for rows, half in zip(of[1:], apart, strict=True):
-        times = np.full(len(half), 2.0)  # nodes that share a value
-        times[[0, -1]] = 1.0
-        even = np.cos(np.multiply.outer(rows.frequency, half)) * np.where(rows.frequency > 0, 2.0, 1.0)[:, None] * times
-        mixed = np.tensordot(mixed, even / times.sum(), (1, 1))  # the phase goes last: H a H Q, then H H Q P
-    return mixed.transpose(2, 3, 0, 1)
+    polar, mixed = rows[0].dual(h), sampled
+    for wave, half in zip(rows[1:], apart, strict=True):
+        times = torch.full_like(half, 2.0)  # nodes that share a value
+        times[0] = times[-1] = 1.0
+        even = torch.cos(wave.frequency * half) * torch.where(wave.frequency > 0, 2.0, 1.0) * times / times.sum()
+        mixed = torch.tensordot(mixed, even, ([2], [1]))  # h h' a Q, then h h' Q P
+    mixed = torch.tensordot(torch.tensordot(mixed, polar, ([0], [1])), polar, ([0], [1]))  # Q P H H
+    return mixed.transpose(2, 3).contiguous()
 
 
 def _apply(array: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """A matrix on each of the three last axes (h, b, a)."""
     h, b, a = matrices
-    array = b.T @ (array @ a)
+    array = array @ a if b.numel() == 1 else b.T @ (array @ a)
     return (h.T @ array.flatten(-2)).unflatten(-1, array.shape[-2:])
 
 
@@ -127,19 +123,28 @@ def fields(made: Plan, moments: list[Float[Tensor, "H Q P"]]) -> list[Float[Tens
     return [kernel @ part for kernel, part in zip(made.kernel, seen, strict=True)]
 
 
-def moments(x: Float[Tensor, "D N"], top: int) -> tuple[Float[Tensor, "HQ P"], ...]:
-    """Sums over tokens of all waves of degree `top`, by class of parity."""
-    return tuple(left @ right.T for right, lefts in fourier.tables(x, top) for left in lefts)
+def moments(x: Float[Tensor, "D N"], top: int) -> list[Float[Tensor, "H Q P"]]:
+    """Sums over tokens of all waves up to degree `top`, class by class of parity."""
+    h, b, a = fourier.angles(x)
+    found = []
+    for parity in fourier.basis(len(x), top, x.device):
+        right = torch.ones_like(x[:1]) if a is None else parity.a.at(a)
+        for left in parity.left:
+            found.append((fourier.product(left, h, b) @ right.T).unflatten(0, (len(left[0]), len(left[1]))))
+    return found
 
 
 def evaluate(x: Float[Tensor, "D N"], matrices: list[Float[Tensor, "CP HQ"]], top: int) -> Float[Tensor, "C N"]:
     """The fields at tokens: sums over h and b by matrix product, over a by rows."""
+    h, b, a = fourier.angles(x)
     total, matrices = 0, iter(matrices)
-    for right, lefts in fourier.tables(x, top):
-        part = next(matrices) @ lefts[0]
-        for left in lefts[1:]:
-            part = torch.addmm(part, next(matrices), left)
-        total = total + (part.unflatten(0, (-1, len(right))) * right).sum(1)
+    for parity in fourier.basis(len(x), top, x.device):
+        part = next(matrices) @ fourier.product(parity.left[0], h, b)
+        for left in parity.left[1:]:
+            part = torch.addmm(part, next(matrices), fourier.product(left, h, b))
+        if a is None:
+            return part
+        total = total + (part.unflatten(0, (-1, len(parity.a))) * parity.a.at(a)).sum(1)
     return total
 
 
@@ -164,45 +169,81 @@ def attend(
 
     Starts from the degree that is enough for tokens spread evenly and repeats with a higher one if the smallest Z_i found asks for it.
     Works in float64 and returns the type of x. Tokens count as directions: lengths off 1 by rounding are set right. Differentiable
-    along the sphere (the radial part of a gradient is dropped), at any order; the backward pass computes blocks again.
+    along the sphere (the radial part of a gradient is dropped); the backward pass computes blocks of tokens again.
     tangential: subtract the part along x_i.
     Raises: ToleranceError if tol is below rounding or the degree above LARGEST; ValueError for NaN and tokens off the sphere.
     """
     check_on_sphere(x, "harmonics")
-    d, n = x.shape[-1], x.shape[-2]
+    d, n, beta = x.shape[-1], x.shape[-2], float(beta)
     if d not in LARGEST:
         raise ToleranceError(f"harmonics: tokens of width {d}; made for 2, 3 and 4")
-    least = np.exp(-abs(beta) * (2 if beta < 0 else 0)) / (n if beta >= 0 else 1)  # of Z / n, whatever the cloud
-    mass = max(float(np.exp(log_uniform_sum(d, abs(beta)) - abs(beta))) / 2, least)
-    highest = 0
+    least = 1 / n if beta >= 0 else float(np.exp(2 * beta))  # Z / n is at least that, whatever the cloud
+    mass, highest = max(_even_mass(d, beta) / 2, least), 0
     while True:
         wanted = tol * mass / 2 - ROUNDING
         if not wanted > 0:
-            raise ToleranceError(f"harmonics: tol={tol:g} is below rounding: the smallest Z / n is {mass:.2g}; use {4 * ROUNDING / mass:.1g}")
+            raise ToleranceError(f"harmonics: tol={tol:g} is below rounding where Z / n is {mass:.2g}: ask for {4 * ROUNDING / mass:.1g}")
         highest = max(highest + 1, degree(beta, wanted))
-        made = plan(d, float(beta), highest, x.device)
+        made = plan(d, beta, highest, x.device)
         found = [_cloud(made, one, V, tangential) for one in x]
-        lowest = min(float(z) / n for _, z in found)
-        error = 2 * (made.error + ROUNDING) / lowest if lowest > 0 else np.inf
+        lowest = min(float(z) for _, z in found) / n
+        error = 2 * (made.error + ROUNDING) / lowest if lowest > 0 else float("inf")
         if error <= tol:
-            return Pulled(torch.stack([pull for pull, _ in found]), error, highest)
+            return Pulled(torch.stack([pull for pull, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0), error, highest)
         mass = max(lowest - made.error - ROUNDING, least)
+
+
+@lru_cache(maxsize=64)
+def _even_mass(d: int, beta: float) -> float:
+    """Z / n where tokens are spread evenly."""
+    return float(np.exp(log_uniform_sum(d, abs(beta)) - abs(beta)))
 
 
 def _cloud(made: Plan, x: Float[Tensor, "N D"], V: Tensor | None, tangential: bool) -> tuple[Float[Tensor, "N D"], Tensor]:
     """Pulls on the tokens of one cloud, and its smallest Z."""
     back = torch.is_grad_enabled() and (x.requires_grad or (V is not None and V.requires_grad))
     turn = _away_from_poles(x) if back else None
+    basis = fourier.basis(made.d, made.degree, x.device)
+    widths = [(len(h) * len(b), (1 + made.d) * len(parity.a)) for parity in basis for h, b in parity.left]
+    blocks = x.split(max(256, ELEMENTS // max(map(max, widths))))
+
+    def run(step: Callable, *given: Tensor) -> list[Tensor]:
+        return checkpoint(step, *given, use_reentrant=False) if back and len(blocks) > 1 else step(*given)
+
+    def columns(block: Tensor) -> Tensor:
+        return block.double().T.contiguous() if turn is None else turn.T @ block.double().T
+
+    def gathered(block: Tensor) -> list[Tensor]:
+        return moments(columns(block), made.degree + 1)
+
+    def pulled(block: Tensor, *matrices: Tensor) -> tuple[Tensor, Tensor]:
+        total = evaluate(columns(block), list(matrices), made.degree)
+        pull = total[1:] / total[0]
+        if tangential:
+            column = block.double().T.contiguous()
+            pull = pull - (pull * column).sum(0) * column
+        return pull.T.to(x.dtype, memory_format=torch.contiguous_format), total[0].detach().min()
+
+    sums = run(gathered, blocks[0])
+    for block in blocks[1:]:
+        sums = [a + b for a, b in zip(sums, run(gathered, block), strict=True)]
+    coefficients = fields(made, sums)
     mix = turn if V is None else V.to(x.device, torch.float64) if turn is None else V.to(x.device, torch.float64) @ turn
-    widths = [[r.frequency.size for r in c] for c in fourier.rows(made.d, made.degree + 1)]
-    blocks = x.split(max(256, ELEMENTS // max(h * q * p // max(min(h * q, p), 1) for h, q, p in widths)))
-    columns = ((b.double() if turn is None else b.double() @ turn).T.contiguous() for b in blocks)
+    if mix is not None:  # fields are in turned coordinates, pulls are not
+        coefficients = [torch.cat((part[..., :1], part[..., 1:] @ mix.T), -1) for part in coefficients]
+    matrices = [part.permute(3, 1, 2, 0).reshape(-1, part.shape[2] * part.shape[0]) for part in coefficients]  # CP HQ
+    pulls = [run(pulled, block, *matrices) for block in blocks]
+    return torch.cat([pull for pull, _ in pulls]), torch.stack([lowest for _, lowest in pulls]).min()
 
-    def run(function, *given):  # noqa: ANN001
-        return checkpoint(function, *given, use_reentrant=False) if back and len(blocks) > 1 else function(*given)
 
-    sums = None
-    for one in columns:
-        part = run(moments, one, made.degree + 1)
-        sums = part if sums is None else [a + b for a, b in zip(sums, part, strict=True)]
-    return sums
+def _away_from_poles(x: Tensor) -> Tensor:
+    """The best of a few fixed rotations: no token where an angle is undefined, for derivatives divide by the distance to there."""
+    drawn = torch.randn(6, x.shape[-1], x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turns = torch.linalg.qr(drawn)[0].to(x.device)
+
+    def nearest(turn: Tensor) -> float:
+        y = x.detach().double() @ turn
+        near = torch.hypot(y[:, 0], y[:, 1])
+        return float((torch.minimum(near, torch.hypot(y[:, 2], y[:, 3])) if x.shape[-1] == 4 else near).min())
+
+    return max(turns, key=nearest)

@@ -151,7 +151,11 @@ def mark(kind: str, x: Real, y: Real, tone: str, title: str = "") -> Markup:
     """A point whose form tells its arm apart without colour."""
     if not (math.isfinite(x) and math.isfinite(y)):
         return Markup("")
-    forms = {"square": "M-3.6-3.6h7.2v7.2h-7.2z", "diamond": "M0-5L5 0L0 5L-5 0z", "point": "M-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0-5 0z"}
+    forms = {
+        "square": "M-3.6-3.6h7.2v7.2h-7.2z",
+        "diamond": "M0-5L5 0L0 5L-5 0z",
+        "point": "M-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0-5 0z",
+    }
     form = forms.get(kind, "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z")
     return Markup('<path class="mark {}" transform="translate({:.1f} {:.1f})" d="{}"><title>{}</title></path>').format(
         tone, x, y, form, title
@@ -202,13 +206,17 @@ def _line(line: Line, x: Scale, y: Scale) -> Markup:
             (p, y(a), y(b)) for p, a, b in zip(places, line.low, line.high, strict=True) if all(map(math.isfinite, (p, a, b)))
         ]
         if not line.joined:
-            pieces += [Markup('<path class="whisker {}" d="M{:.1f} {:.1f}V{:.1f}"/>').format(line.tone, p, a, b) for p, a, b in whole]
+            pieces += [
+                Markup('<path class="whisker {}" d="M{:.1f} {:.1f}V{:.1f}"/>').format(line.tone, p, a, b) for p, a, b in whole
+            ]
         elif len(whole) > 1:
             edge = [(p, b) for p, _, b in whole] + [(p, a) for p, a, _ in reversed(whole)]
             pieces.append(Markup('<path class="band {}" d="{}z"/>').format(line.tone, trace(edge)))
     points = list(zip(places, (y(value) for value in line.y), strict=True))
     if line.joined:
-        pieces.append(Markup('<path class="curve {}{}" d="{}"/>').format(line.tone, " faint" if line.faint else "", trace(points)))
+        pieces.append(
+            Markup('<path class="curve {}{}" d="{}"/>').format(line.tone, " faint" if line.faint else "", trace(points))
+        )
     if line.mark:
         pieces += [
             mark(line.mark, *point, line.tone, f"{line.name}, {short(at)}: {short(value)}")

@@ -13,13 +13,13 @@ BEGUN = ("settings.json", "events.jsonl", "observations", "adapt")  # what is th
 
 def write(run: Path) -> list[dict[str, str]]:
     """Reads what the run has so far and writes verdicts.json; returns the sentences."""
-    passport, measured = _read(run / "passport.json"), distributed(_read(run / "distribution.json"))
+    passport = _read(run / "passport.json")
     if any((run / name).exists() for name in BEGUN):
         found = watched(_read(run / "observations" / "observe.json"))
         found += worth(_read(run / "adapt" / "summary.json"))
-        found += set_aside(passport) + odd(passport) + measured[:1]
+        found += together(set_aside(passport) + odd(passport))
     else:
-        found = looked(passport) + measured
+        found = looked(passport) + distributed(_read(run / "distribution.json"))
     runfolder.write_json(run / "verdicts.json", {"sentences": found})
     return found
 
@@ -139,13 +139,21 @@ def set_aside(passport: dict[str, Any]) -> list[dict[str, str]]:
 def odd(passport: dict[str, Any]) -> list[dict[str, str]]:
     """What is kept and should be looked at, near duplicates among it."""
     told = [str(concern.get("text")) for concern in rows(passport.get("concerns"))]
-    pairs = mapping(passport.get("duplicates")).get("pairs")
-    if isinstance(pairs, list) and pairs:
-        told.append(f"{len(pairs):,} near duplicate{'s' * (len(pairs) > 1)} kept")
-    if not told:
+    doubles = mapping(passport.get("duplicates"))
+    pairs = doubles.get("pairs")
+    many = len(pairs) if isinstance(pairs, list) else 0
+    text = [f"{len(told):,} thing{'s' * (len(told) > 1)} to look at in the scans."] if told else []
+    text += [f"{many:,} near duplicate{'s are' if many > 1 else ' is'} kept."] if many else []
+    detail = "; ".join(told[:3]) + ("; ..." if len(told) > 3 else "") or str(doubles.get("sentence") or "")
+    return [{"text": " ".join(text), "detail": _capital(detail), "evidence": "data"}] if text else []
+
+
+def together(found: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Several sentences on the scans as one, for a page that has more to tell."""
+    if not found:
         return []
-    text = f"{len(told):,} thing{'s' * (len(told) > 1)} to look at before anything is trained."
-    return [{"text": text, "detail": "; ".join(told[:3]) + ("; ..." if len(told) > 3 else ""), "evidence": "data"}]
+    text, detail = (mark.join(f[key] for f in found if f[key]) for key, mark in (("text", " "), ("detail", " · ")))
+    return [{"text": text, "detail": detail, "evidence": "data"}]
 
 
 def looked(passport: dict[str, Any]) -> list[dict[str, str]]:
@@ -162,9 +170,12 @@ def looked(passport: dict[str, Any]) -> list[dict[str, str]]:
     groups = {str(e["group"]) for e in entries if e.get("group")}
     if masked:
         whose = "every subject" if masked == subjects else f"{len(masked):,} of {len(subjects):,} subjects"
-        text, detail = f"There are masks for {whose}.", ", ".join(names[:6]) + (f" and {len(names) - 6:,} more" * (len(names) > 6))
+        text, detail = f"There are masks for {whose}.", ", ".join(names[:6]) + f" and {len(names) - 6:,} more" * (len(names) > 6)
+        detail = "They number single objects." if passport.get("instances") is True else detail
     elif groups:
-        text = f"There are {len(groups):,} classes and no masks."
+        text = (
+            f"There are {len(groups):,} classes and no masks." if len(groups) > 1 else "There is 1 class and there are no masks."
+        )
         detail = ", ".join(sorted(groups)[:6]) + ("" if len(groups) < 7 else " ...")
     else:
         text, detail = "There are no masks.", "Pretraining needs none; what labels are worth cannot be measured without."
@@ -176,7 +187,8 @@ def distributed(told: dict[str, Any]) -> list[dict[str, str]]:
     findings = {row.get("name"): row for row in rows(told.get("findings")) if math.isfinite(number(row.get("value")))}
     found = []
     for name in ("tails of wavelet details", "clone gap"):
-        opening, cut, rest = _opening(str(mapping(findings.get(name)).get("sentence") or ""))
+        sentence = re.sub(r"(?<![\w.])-(?=\d)", "−", str(mapping(findings.get(name)).get("sentence") or ""))
+        opening, cut, rest = _opening(sentence)
         if opening:
             detail = rest.replace(")", "", 1) if cut == " (" else rest
             found.append({"text": f"{opening.rstrip('.')}.", "detail": _capital(detail), "evidence": "distribution"})

@@ -45,19 +45,28 @@ def section(record: Record) -> dict[str, Any] | None:
         "doubles": _doubles(passport, entries),
         "aside": [tuple(str(row.get(key) or "") for key in ("file", "fault", "remedy")) for row in aside[:MOST_ROWS]],
         "more_aside": max(0, len(aside) - MOST_ROWS),
-        "aside_kinds": Counter(KINDS.get(str(row.get("kind")), str(row.get("kind") or "set aside")) for row in aside).most_common(),
+        "aside_kinds": _aside_kinds(aside),
         "notes": _texts(passport.get("notes")),
     }
 
 
+def _aside_kinds(aside: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """What was wrong, in words, and how often."""
+    return Counter(KINDS.get(str(row.get("kind")), str(row.get("kind") or "set aside")) for row in aside).most_common()
+
+
 def _texts(value: Any) -> list[str]:
-    return [str(text) for text in value if text] if isinstance(value, list) else []
+    return [str(text) for text in _list(value) if text]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _sentences(passport: dict[str, Any]) -> list[str]:
     """The passport's own sentences, without those that stand elsewhere on the page."""
-    notes = set(_texts(passport.get("notes")))
-    return [text for text in _texts(passport.get("sentences")) if text not in notes and not text.startswith(("look at this: ", "read as "))]
+    notes, elsewhere = set(_texts(passport.get("notes"))), ("look at this: ", "read as ")
+    return [text for text in _texts(passport.get("sentences")) if text not in notes and not text.startswith(elsewhere)]
 
 
 def _taken(passport: dict[str, Any]) -> tuple[str, str] | None:
@@ -69,7 +78,7 @@ def _taken(passport: dict[str, Any]) -> tuple[str, str] | None:
 def _measure(values: Any, unit: str) -> str:
     """1 × 1 × 1 mm."""
     found = numbers(values)
-    return f"{' × '.join(short(value) for value in found)} {unit}" if found else "unknown"
+    return f"{' × '.join(short(value) for value in found)} {unit}".strip() if found else "unknown"
 
 
 def _found(passport: dict[str, Any], entries: list[dict[str, Any]], aside: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -98,18 +107,25 @@ def _found(passport: dict[str, Any], entries: list[dict[str, Any]], aside: list[
 def kinds(passport: dict[str, Any], entries: list[dict[str, Any]]) -> list[tuple[str, list[tuple[str, int, float]]]]:
     """Of each property its values with the scans that have them and their share in per cent; many values are told in one line."""
     way = str(passport.get("orientation") or "")
-    columns: dict[str, list[str]] = {"format": [], "modality": [], "orientation": [], "stored as": [], "spacing": [], "size": []}
+    size = f"size, {measures.unit_of(passport)}"
+    columns: dict[str, list[str]] = {key: [] for key in ("format", "modality", "orientation", "stored as", "spacing, mm", size)}
     for entry in entries:
         told = measures.facts(entry)
         shape, spacing = measures.turned(entry, way)
-        for key, field in (("format", "format"), ("modality", "modality"), ("orientation", "orientation"), ("stored as", "dtype")):
+        for key, field in (
+            ("format", "format"),
+            ("modality", "modality"),
+            ("orientation", "orientation"),
+            ("stored as", "dtype"),
+        ):
             columns[key].append(str(told.get(field) or "not stated"))
-        columns["spacing"].append(_measure([round(v, 3) for v in spacing], "mm") if told.get("spaced") is not False else "not stated")
-        columns["size"].append(_measure(shape, measures.unit_of(passport)))
-    return [(key, _counted(key, values)) for key, values in columns.items() if values]
+        known = told.get("spaced") is not False
+        columns["spacing, mm"].append(_measure([round(v, 3) for v in spacing], "") if known else "not stated")
+        columns[size].append(_measure(shape, ""))
+    return [(key, _counted(values)) for key, values in columns.items() if values]
 
 
-def _counted(key: str, values: Sequence[str]) -> list[tuple[str, int, float]]:
+def _counted(values: Sequence[str]) -> list[tuple[str, int, float]]:
     """The most frequent values and the rest of them together."""
     counts = Counter(values).most_common()
     if len(counts) > MOST_KINDS and counts[0][1] < 0.1 * len(values):
@@ -132,6 +148,8 @@ def _sides(entries: list[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
 
 def structures(passport: dict[str, Any]) -> dict[str, Any]:
     """The head and rows of the table of structures, the most held first where there are too many for all."""
+    if passport.get("instances") is True:
+        return _objects(passport)
     found = measures.held(passport)
     masked = sum(bool(entry.get("mask")) for entry in rows(passport.get("entries")))
     names = {str(key) for key in mapping(passport.get("label_names"))} - {"0"}
@@ -150,7 +168,8 @@ def structures(passport: dict[str, Any]) -> dict[str, Any]:
         size = [short(median(mm)), f"{short(mm[0])} to {short(mm[-1])}"] if mm else ["–", "–"]
         middle = f"{median([voxels for voxels, _ in pairs]):,.0f}" if pairs else "0"
         table.append((measures.called(passport, key), key, f"{len(pairs):,}", middle, *size, "; ".join(marks.get(key, ()))))
-    columns = ["structure", "value", f"masks, of {masked:,}", f"{measures.unit_of(passport)}, middle", f"{unit}, middle", unit, "note"]
+    voxels = f"{measures.unit_of(passport)}, middle"
+    columns = ["structure", "value", f"masks, of {masked:,}", voxels, f"{unit}, middle", unit, "note"]
     named = any(row[0] != f"structure {row[1]}" for row in table)
     keep = [True, named, True, True, any(sizes.values()), any(sizes.values()), any(row[-1] for row in table)]
     ignored = number(passport.get("ignore"))
@@ -162,13 +181,36 @@ def structures(passport: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _objects(passport: dict[str, Any]) -> dict[str, Any]:
+    """The same where masks number single objects: how many there are in a mask, and how large one is."""
+    unit = measures.unit_of(passport)
+    each = [mapping(e.get("labels")) for e in rows(passport.get("entries")) if e.get("mask")]
+    sizes = [[number(n) for value, n in labels.items() if number(value) != 0 and number(n) > 0] for labels in each]
+    many, every = [len(found) for found in sizes], [n for found in sizes for n in found]
+    if not every:
+        return {"head": [], "rows": [], "more": 0, "ignore": ""}
+    head = [
+        "structure",
+        f"masks, of {len(each):,}",
+        "objects in all",
+        "in a mask, middle",
+        "in a mask",
+        f"{unit} of one, middle",
+        f"{unit} of one",
+    ]
+    row = (measures.called(passport, "1"), f"{sum(map(bool, many)):,}", f"{len(every):,}", short(median(many)))
+    row += (f"{min(many):,} to {max(many):,}", short(median(every)), f"{min(every):,.0f} to {max(every):,.0f}")
+    return {"head": head, "rows": [row], "more": 0, "ignore": ""}
+
+
 def _marks(passport: dict[str, Any]) -> dict[str, list[str]]:
     """What the concerns say of one label, by its value."""
     found: dict[str, list[str]] = {}
     for concern in rows(passport.get("concerns")):
         told = re.fullmatch(r"label (-?\d+) (.+)", str(concern.get("text")), re.DOTALL)
         if told:
-            found.setdefault(told[1], []).append(f"{str(concern.get('kind')).removesuffix(' label')}: {told[2].removeprefix('is ')}")
+            kind = str(concern.get("kind")).removesuffix(" label")
+            found.setdefault(told[1], []).append(f"{kind}: {told[2].removeprefix('is ')}")
     return found
 
 
@@ -194,10 +236,12 @@ def _concerns(passport: dict[str, Any]) -> list[tuple[str, str, list[tuple[str, 
 
 
 def share(value: Any) -> str:
-    """A likeness with the digits that tell it from 1: 99.97 %."""
+    """A likeness with two digits of what is missing to 1: 99.970 %."""
     found = number(value)
     if not math.isfinite(found):
         return "–"
+    if found >= 1:
+        return "100 %"
     left = max(1 - found, 1e-6)
     digits = 0 if found < 0.9 else min(4, max(0, math.ceil(-math.log10(left)) - 1))
     return f"{100 * found:.{digits}f} %"
@@ -206,13 +250,13 @@ def share(value: Any) -> str:
 def _doubles(passport: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
     """The near duplicates, each beside what random pairs reach."""
     told = mapping(passport.get("duplicates"))
-    pairs = [pair for pair in told.get("pairs") or [] if isinstance(pair, list) and len(pair) == 4] if isinstance(told.get("pairs"), list) else []
+    pairs = [pair for pair in _list(told.get("pairs")) if isinstance(pair, list) and len(pair) == 4]
     whose = {str(entry.get("name")): str(entry.get("subject")) for entry in entries}
     table = []
     for one, other, alike, how in pairs[:MOST_PAIRS]:
         same = whose.get(str(one)) == whose.get(str(other))
         table.append((name(one), name(other), share(alike), str(how or ""), "the same" if same else "another"))
-    linked = [", ".join(_texts(group)) for group in told.get("linked") or [] if isinstance(group, list)] if isinstance(told.get("linked"), list) else []
+    linked = [", ".join(_texts(group)) for group in _list(told.get("linked")) if isinstance(group, list)]
     return {
         "sentence": str(told.get("sentence") or ""),
         "rows": table,

@@ -15,7 +15,7 @@ from headwater.report.strips import bars, beside
 PARTS = (  # heading, why one asks, (plot, findings it shows)
     (
         "Gaussian or not",
-        "Values along directions that can tell, in standard deviations, beside the Gaussian. The density is on a log scale, so tails show.",
+        "Values along directions that can tell, beside the Gaussian; on a log scale of the density, tails show.",
         (
             ("histogram intensity", ("tails of single voxels",)),
             ("histogram neighbour", ("tails of differences of neighbouring voxels",)),
@@ -39,7 +39,7 @@ PARTS = (  # heading, why one asks, (plot, findings it shows)
     ),
     (
         "Beyond mean and covariance",
-        "Probes tell classes apart in real patches and in Gaussian clones of equal mean and covariance: what they lose on clones is in higher orders.",
+        "Probes tell classes apart, in real patches and in Gaussian clones: what they lose on clones is in higher orders.",
         (("clone gap", ("clone gap", "clone gap of a linear probe", "probe accuracy")),),
     ),
 )  # fmt: skip
@@ -48,12 +48,13 @@ TONES = {  # series of a plot -> tone, name on the page
     "fitted line": ("frozen", "fit"), "shuffled voxels": ("ink", "shuffled"), "white noise": ("ink", "white noise"),
     "Gaussian": ("ink", "Gaussian"), "Gaussian clones": ("scratch", "Gaussian clones"), "chance": ("ink", "chance"),
 }  # fmt: skip
+LENGTHS = ("mm", "voxels")  # units that stand behind their number, however small it is
 CAPTIONS = {  # plot -> how to read it
     "histogram": "What lies beyond 6 standard deviations is in the outermost points.",
     "spectrum": "The line is fitted where it is drawn; the scale of the power is arbitrary.",
-    "autocorrelation": "The diamond marks the correlation length, where the curve falls below 1/e.",
+    "autocorrelation": "The curve is the mean of the scans; the mark at 1/e is the correlation length, the middle of the scans.",
     "neighbours": "The slope of the line is the dimension. The Gaussian has the covariance and the number of the patches.",
-    "dimension by number": "Where it depends on the number it depends on scale: with fewer patches neighbours are farther apart. Whiskers: 95 %.",
+    "dimension by number": "Fewer patches have farther neighbours: where this is not level, scale matters. Whiskers: 95 %.",
     "linear code": "Components fitted on half of the subjects, tested on the others. Diamonds: 50, 90, 95 and 99 %.",
     "clone gap": "Shares right on subjects the probe has not seen, classes weighing the same, with 95 % intervals.",
 }  # fmt: skip
@@ -61,7 +62,7 @@ CAPTIONS = {  # plot -> how to read it
 
 @dataclass(frozen=True)
 class Reading:
-    """One number: what it is of, itself with its interval, what is found where there is nothing (null), its sentence, and a drawing."""
+    """One number: what it is of, itself with its interval, what it is where there is nothing (null), its sentence, a drawing."""
 
     name: str
     value: str
@@ -146,13 +147,15 @@ def reading(finding: dict[str, Any]) -> Reading:
         interval = (ends[0], ends[1]) if len(ends) == 2 else None
         alt = f"{name}: {told(value)}" + (f", interval {between}" if between else "") + f". {words}."
         drawing = beside(value, interval, (chance[0], chance[1], chance[2]), alt=alt)
-    shown = told(value) + (f" {unit}" if unit in ("mm", "voxels", "dimensions") else "")
+    shown = told(value) + (f" {unit}" if unit in (*LENGTHS, "dimensions") else "")
     return Reading(name, shown, between, words, sentence, drawing)
 
 
 def _in(unit: str) -> Any:
     """How a number of a unit is written."""
-    return (lambda value: f"{100 * value:.1f} %".replace("-", "−")) if unit == "share" else short
+    if unit == "share":
+        return lambda value: f"{100 * value:.1f} %".replace("-", "−")
+    return short if unit in LENGTHS else lambda value: short(0 if abs(value) < 5e-4 else value)
 
 
 def _axis(label: Any, log: bool, **more: Any) -> Axis:
@@ -190,8 +193,14 @@ def draw(name: str, plot: dict[str, Any], findings: list[dict[str, Any]]) -> Fig
     if name == "dimension by number":
         x_axis = _axis(plot.get("x_label"), log_x, ticks=tuple((at, short(at)) for line in lines for at in line.x))
     if name == "linear code":
-        y_axis = _axis(plot.get("y_label"), False, include=(0.0, 1.0), ticks=tuple((s, f"{100 * s:.0f} %") for s in (0, 0.5, 0.9, 1)))
-    alt = f"{title}: " + ", ".join(line.name for line in lines if line.name) + ". The numbers are in the table and the sentence below."
+        y_axis = _axis(
+            plot.get("y_label"), False, include=(0.0, 1.0), ticks=tuple((s, f"{100 * s:.0f} %") for s in (0, 0.5, 0.9, 1))
+        )
+    alt = (
+        f"{title}: "
+        + ", ".join(line.name for line in lines if line.name)
+        + ". The numbers are in the table and the sentence below."
+    )
     caption = CAPTIONS.get(name.split(" ")[0] if name.startswith("histogram") else name, "")
     return Figure(title, chart(lines, x_axis, y_axis, alt=alt, levels=levels), caption, *_table(plot, series))
 
@@ -249,7 +258,13 @@ def _bars(title: str, plot: dict[str, Any], series: list[dict[str, Any]]) -> Fig
         for label, mine in groups
         for line in mine
     )
-    return Figure(title, drawing, CAPTIONS["clone gap"], (str(plot.get("x_label") or ""), "on", str(plot.get("y_label") or ""), "interval"), table)
+    return Figure(
+        title,
+        drawing,
+        CAPTIONS["clone gap"],
+        (str(plot.get("x_label") or ""), "on", str(plot.get("y_label") or ""), "interval"),
+        table,
+    )
 
 
 def _table(plot: dict[str, Any], series: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:

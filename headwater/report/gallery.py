@@ -74,6 +74,24 @@ def cases(record: Record) -> list[Case]:
     return found
 
 
+def looked(record: Record) -> list[Picture]:
+    """Some of the scans as they were found, the outline of the mask over those that have one.
+
+    Slices of several sizes share one array: what a slice does not fill is nan at its lower and right side.
+    """
+    images, masks = record.preview.get("image"), record.preview.get("mask")
+    found = []
+    for index in range(0 if images is None else min(len(images), MOST_CASES)):
+        held = ~np.isnan(images[index]) if images.dtype.kind == "f" else np.ones(images.shape[1:], bool)
+        height, width = (1 + int(np.flatnonzero(held.any(axis=axis)).max(initial=0)) for axis in (1, 0))
+        image = images[index, :height, :width]
+        mask = np.zeros(image.shape, int) if masks is None else masks[index, :height, :width]
+        layers, path = ([layer(mask, 0.35)], outline(mask)) if (mask > 0).any() else ([], "")
+        title = f"scan {index + 1}" + (", with its mask" if layers else "")
+        found.append(picture(title, image.shape, grey(image), *layers, path=path))
+    return found
+
+
 def _same(one: np.ndarray, two: np.ndarray) -> bool:
     """Whether two slices show the same picture, up to scale and offset of their intensities."""
     if one.shape != two.shape:

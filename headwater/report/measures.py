@@ -159,7 +159,7 @@ def volumes(record: Record) -> list[Figure]:
     """How large each structure is, over the masks that hold it."""
     found = {key: [mm for _, mm in pairs if mm > 0] for key, pairs in held(record.passport).items()}
     found = {key: values for key, values in found.items() if len(values) >= 2}
-    if not found or len(found) > MOST_RIDGES or number(record.passport.get("ndim")) != 3:
+    if not found or len(found) > MOST_RIDGES or number(record.passport.get("ndim")) != 3 or record.passport.get("instances"):
         return []
     order = sorted(found, key=lambda key: (number(key), key))
     large = max(map(max, found.values())) >= 1000

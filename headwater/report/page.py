@@ -62,6 +62,7 @@ def context(record: Record) -> dict[str, Any]:
         "verdicts": verdicts(record),
         "hero": hero,
         "hero_words": hero_words,
+        "preview": gallery.looked(record),
         "faults": record.faults,
         "data": data.section(record),
         "distribution": distribution.section(record),

@@ -32,6 +32,7 @@ class Record:
     plan: list[dict[str, Any]]
     passport: dict[str, Any]
     distribution: dict[str, Any]
+    preview: Arrays
     steps: list[dict[str, Any]]
     watches: list[dict[str, Any]]
     waiting: float
@@ -105,6 +106,7 @@ def read(run: Path) -> Record:
         plan=rows(plan.get("lines")),
         passport=mapping(load("passport.json", read_json)),
         distribution=mapping(load("distribution.json", read_json)),
+        preview=load("preview.npz", _previews) or {},
         steps=[event for event in events if event.get("event") == "step"],
         watches=[event for event in events if event.get("event") == "watch"],
         waiting=next((number(e.get("waiting")) for e in reversed(events) if e.get("event") == "pretrained"), math.nan),
@@ -141,6 +143,10 @@ def _arrays(path: Path, shapes: dict[str, int]) -> Arrays:
         if array.ndim != shapes[name] or array.shape[:3] != image.shape or (array.ndim == 4 and array.shape[3] != 3):
             raise ValueError(f"`{name}` has shape {array.shape}, `image` has {image.shape}")
     return found
+
+
+def _previews(path: Path) -> Arrays:
+    return _arrays(path, {"image": 3, "mask": 3})
 
 
 def _token_pictures(path: Path) -> Arrays:

@@ -22,9 +22,7 @@ def ridges(
     low, spread = min(every), max(every) - min(every) or 1.0
     whole = not log and all(value == int(value) for value in every)
     width = max(spread / bins, 1.0) if whole else spread / bins
-    x = Scale(
-        Axis(label, "log" if log else "linear"), [back(low - width / 2), back(low + spread + width / 2)], left, right
-    )
+    x = Scale(Axis(label, "log" if log else "linear"), [back(low - width / 2), back(low + spread + width / 2)], left, right)
     pieces = [
         Markup('<text class="tick middle" x="{:.1f}" y="{}">{}</text>').format(x(at), height - 23, text) for at, text in x.ticks
     ]
@@ -48,9 +46,7 @@ def clipped(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
 
 
-def bars(
-    groups: Sequence[tuple[str, Sequence[Line]]], label: str, *, alt: str, level: tuple[str, Real] | None = None
-) -> Markup:
+def bars(groups: Sequence[tuple[str, Sequence[Line]]], label: str, *, alt: str, level: tuple[str, Real] | None = None) -> Markup:
     """Horizontal bars from 0 with their intervals, those of a group under one another; a dashed level stands for chance.
 
     groups: (name, lines), each line holding one y and perhaps one low and high, in [0, 1]: they are told in per cent.

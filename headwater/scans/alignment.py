@@ -47,26 +47,28 @@ def glance(prints: Sequence[np.ndarray], firsts: np.ndarray, seconds: np.ndarray
 
     What `match` begins with, for many pairs at once; prints are fingerprints of one shape (*g), the rest are indices into them.
     """
-    found = [_glance(prints, firsts[i : i + _TOGETHER], seconds[i : i + _TOGETHER]) for i in range(0, len(firsts), _TOGETHER)]
-    return np.concatenate(found) if found else np.zeros(0)
-
-
-def _glance(prints: Sequence[np.ndarray], firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """The same for few pairs."""
+    if not len(firsts):
+        return np.zeros(0)
     who, where = np.unique(np.concatenate([firsts, seconds]), return_inverse=True)
-    d, cells = prints[who[0]].ndim, prints[who[0]].shape[0] // 2
-    still = (0.0,) * d
-    small = [_standard(_warped(prints[i], cells, WIDTH, still, still)) for i in who]
-    small = [np.zeros((cells,) * d) if one is None else one for one in small]
-    used, rows = np.unique(where[: len(firsts)], return_inverse=True)
-    bases = np.stack([_basis(small[i]) if small[i].any() else np.zeros((cells**d, 4 + 2 * d)) for i in used])  # (u, N, k)
-    bases = bases.astype(np.float32)
-    grams = (bases.transpose(0, 2, 1) @ bases).astype(np.float64) + 1e-6 * cells**d * np.eye(4 + 2 * d)
-    roots = np.sqrt(_weights((cells,) * d))
-    plain = (np.stack([small[i] for i in where[len(firsts) :]]) * roots).astype(np.float32)  # the weights do not change by flips
-    flips = [np.flip(plain, [axis + 1 for axis in flip]).reshape(len(plain), -1) for flip in _flips(d)]
+    cells = len(prints[who[0]]) // 2
+    blocks = [np.stack([prints[i] for i in who[start : start + _TOGETHER]]) for start in range(0, len(who), _TOGETHER)]
+    small = np.concatenate([_standard(_warped(block, cells, WIDTH)).astype(np.float32) for block in blocks])
+    ones, others = where[: len(firsts)], where[len(firsts) :]
+    parts = [slice(start, start + _TOGETHER) for start in range(0, len(firsts), _TOGETHER)]
+    return np.concatenate([_glance(small, ones[part], others[part]) for part in parts])
+
+
+def _glance(small: np.ndarray, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """The same for few pairs of standardised images (n, *g)."""
+    used, rows = np.unique(firsts, return_inverse=True)
+    bases = _basis(small[used])  # (u, N, k)
+    grams = (bases.transpose(0, 2, 1) @ bases).astype(np.float64)
+    grams += 1e-6 * bases.shape[1] * np.eye(bases.shape[2])
+    axes = range(1, small.ndim)
+    plain = small[seconds] * np.sqrt(_weights(small.shape[1:])).astype(np.float32)  # flips leave the weights as they are
+    flips = [np.flip(plain, [axes[axis] for axis in flip]).reshape(len(plain), -1) for flip in _flips(len(axes))]
     shared = (bases[rows].transpose(0, 2, 1) @ np.stack(flips, -1)).astype(np.float64)  # (m, k, 2^d)
-    explained = (shared * np.linalg.solve(grams[rows], shared)).sum(1) / cells**d
+    explained = (shared * np.linalg.solve(grams[rows], shared)).sum(1) / bases.shape[1]
     return np.clip(1 - explained.max(1), 0, 1)
 
 
@@ -79,10 +81,10 @@ def match(first: np.ndarray, second: np.ndarray, cells: int, width: float = WIDT
     """
     d = first.ndim
     still = (0.0,) * d
-    basis = _basis(_warped(first, cells, width, still, still))
-    plain = _standard(_warped(second, cells, width, still, still))
-    if basis is None or plain is None:
+    here, plain = (_standard(_warped(image[None], cells, width))[0] for image in (first, second))
+    if not (here.any() and plain.any()):
         return Match(1.0)
+    basis = _basis(here[None])[0]
     flips, roots = _flips(d), np.sqrt(_weights(plain.shape)).ravel()
     targets = np.stack([np.flip(plain, flip).ravel() * roots for flip in flips], 1)  # (N, 2^d)
     residuals, slopes = _regress(basis, targets)
@@ -114,9 +116,7 @@ def _follow(first: np.ndarray, target: np.ndarray, start: Match, slopes: np.ndar
         step = slopes[4:] / steepness
         shift = np.clip(shift + step[: first.ndim], -2 * REACH, 2 * REACH)  # the field of view is 2 wide
         stretch = np.clip(stretch + step[first.ndim :], -REACH, REACH)
-        basis = _basis(_warped(first, cells, width, tuple(shift), tuple(stretch)))
-        if basis is None:
-            break
+        basis = _basis(_standard(_warped(first[None], cells, width, tuple(shift), tuple(stretch))))[0]
         residuals, columns = _regress(basis, target)
         residual, slopes = float(residuals[0]), columns[:, 0]
         if residual < best.residual:
@@ -134,25 +134,24 @@ def _regress(basis: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.einsum("nm,nm->m", off, off) / np.einsum("nm,nm->m", targets, targets), slopes
 
 
-def _basis(image: np.ndarray) -> np.ndarray | None:
-    """Regressors (N, 4 + 2d) of a smoothed image (*g) under the weights; none if it is flat."""
-    image = _standard(image)
-    if image is None:
-        return None
-    d, cells = image.ndim, image.shape[0]
+def _basis(images: np.ndarray) -> np.ndarray:
+    """Regressors (n, N, 4 + 2d) of standardised smoothed images (n, *g), under the weights."""
+    d, cells = images.ndim - 1, images.shape[1]
+    slopes = [np.gradient(images, 2 / cells, axis=axis + 1) for axis in range(d)]
     places = [_places(cells).reshape([-1 if a == axis else 1 for a in range(d)]) for axis in range(d)]
-    slopes = np.gradient(image, 2 / cells)
-    moves = [slope * place for slope, place in zip(slopes, places, strict=True)]
-    columns = [np.ones_like(image), image, image**2, image**3, *slopes, *moves]
-    return np.stack([column.ravel() for column in columns], 1) * np.sqrt(_weights(image.shape)).ravel()[:, None]
+    moves = [slope * place.astype(images.dtype) for slope, place in zip(slopes, places, strict=True)]
+    columns = np.stack([np.ones_like(images), images, images**2, images**3, *slopes, *moves], -1)
+    columns *= np.sqrt(_weights(images.shape[1:])).astype(images.dtype)[..., None]
+    return columns.reshape(len(images), -1, 4 + 2 * d)
 
 
-def _standard(image: np.ndarray) -> np.ndarray | None:
-    """Mean 0 and spread 1 under the weights; none if it is flat."""
-    weights = _weights(image.shape)
-    off = image - (image * weights).mean()
-    spread = np.sqrt((off * off * weights).mean())
-    return off / spread if spread > 1e-6 * np.abs(image).max() else None
+def _standard(images: np.ndarray) -> np.ndarray:
+    """Mean 0 and spread 1 of each image (n, *g) under the weights; 0 where it is flat."""
+    weights, axes = _weights(images.shape[1:]), tuple(range(1, images.ndim))
+    off = images - (images * weights).mean(axes, keepdims=True)
+    spread = np.sqrt((off * off * weights).mean(axes, keepdims=True))
+    flat = spread <= 1e-6 * np.abs(images).max(axes, keepdims=True)
+    return np.where(flat, 0, off / np.where(flat, 1, spread))
 
 
 @lru_cache(8)
@@ -168,13 +167,16 @@ def _places(cells: int) -> np.ndarray:
     return (np.arange(cells) + 0.5) / cells * 2 - 1
 
 
-def _warped(image: np.ndarray, cells: int, width: float, shift: tuple[float, ...], stretch: tuple[float, ...]) -> np.ndarray:
-    """The image (*S) smoothed and seen on a grid of cells that is moved and stretched over its field of view."""
-    image = np.asarray(image, np.float64)
-    for axis in range(image.ndim):
-        kernel = _kernel(image.shape[0], cells, width, round(shift[axis], 5), round(stretch[axis], 5))
-        image = np.tensordot(image, kernel, axes=(0, 1))  # the axes come round once
-    return image
+def _warped(
+    images: np.ndarray, cells: int, width: float, shift: tuple[float, ...] = (), stretch: tuple[float, ...] = ()
+) -> np.ndarray:
+    """Images (n, *S) smoothed and seen on a grid of cells that is moved and stretched over their field of view; at rest if ()."""
+    images = np.asarray(images, np.float64)
+    for axis in range(images.ndim - 1):
+        move, more = (round(shift[axis], 5), round(stretch[axis], 5)) if shift else (0.0, 0.0)
+        kernel = _kernel(images.shape[1], cells, width, move, more)
+        images = np.tensordot(images, kernel, axes=(1, 1))  # the axes come round once
+    return images
 
 
 @lru_cache(512)

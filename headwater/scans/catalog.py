@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePath, PurePosixPath
 
 from headwater.errors import InputError
@@ -113,21 +113,25 @@ def read_held_out(file: Path | str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def held_out_subjects(names: Sequence[str], subjects: dict[Path, str], root: Path) -> list[str]:
+def held_out_subjects(
+    names: Sequence[str], subjects: dict[Path, str], root: Path, show: Callable[[str], str] = str
+) -> list[str]:
     """The subjects behind names kept for testing, sorted. subjects: of each scan (`subjects_of`), below the folder `root`.
 
     A name is a subject, else a path below `root` with or without .nii.gz, else its last part is a subject or the stem of
-    a file, with or without "_0000". Raises InputError for a name nobody has, and for one that several subjects have.
+    a file, with or without "_0000". show: how a name may be written in an error.
+    Raises InputError for a name nobody has, and for one that several subjects have.
     """
     tables = _name_tables(subjects, root)
     found = {str(name): _who(str(name), tables, root) for name in names}
-    missing = [name for name, who in found.items() if not who]
+    missing = [f"{show(name)} (no. {i})" for i, (name, who) in enumerate(found.items(), 1) if not who]
     if missing:
-        like = next(iter(subjects.values()))
+        like = show(next(iter(subjects.values())))
         raise InputError(f"No scan has the name kept for testing: {_some(missing)}; the scans are named like {like}.")
-    for name, who in found.items():
+    for i, (name, who) in enumerate(found.items(), 1):
         if len(who) > 1:
-            raise InputError(f"The name {name} kept for testing fits several subjects: {_some(sorted(who))}; write which.")
+            several = _some([show(one) for one in sorted(who)])
+            raise InputError(f"The name {show(name)} (no. {i}) kept for testing fits several subjects: {several}; write which.")
     return sorted(set().union(*found.values()))
 
 

@@ -113,7 +113,11 @@ def _clipped(entries: Sequence[Entry]) -> list[dict]:
     if not cut:
         return []
     most = max(e.facts.clipped for e in cut)
-    return [_concern("clipped", f"{_scans(len(cut))} with a clipped range (up to {most:.0%} of the voxels have the highest value)", cut)]
+    return [
+        _concern(
+            "clipped", f"{_scans(len(cut))} with a clipped range (up to {most:.0%} of the voxels have the highest value)", cut
+        )
+    ]
 
 
 def _labels(passport: "Passport", told: dict[int, str]) -> list[dict]:
@@ -142,7 +146,9 @@ def _labels(passport: "Passport", told: dict[int, str]) -> list[dict]:
     if absent:
         names = ", ".join(f"{v} ({told[v]})" for v in absent[:_SOME])
         found.append(_concern("absent label", f"no mask holds label {names}, which the data set names", []))
-    return found if len(found) <= 12 else [*found[:11], _concern("labels", f"and {len(found) - 11} more concerns about labels", [])]
+    return (
+        found if len(found) <= 12 else [*found[:11], _concern("labels", f"and {len(found) - 11} more concerns about labels", [])]
+    )
 
 
 def instances(entries: Sequence[Entry], told: dict[int, str]) -> bool:
@@ -171,5 +177,7 @@ def _leaks(passport: "Passport") -> list[dict]:
     across = [pair for pair in pairs if pair[0].subject != pair[1].subject]
     if not across:
         return []
-    text = f"{len(across):,} pair{'' if len(across) == 1 else 's'} of nearly equal scans under different subjects: kept on one side"
+    text = (
+        f"{len(across):,} pair{'' if len(across) == 1 else 's'} of nearly equal scans under different subjects: kept on one side"
+    )
     return [_concern("leakage", text, list({e.name: e for pair in across for e in pair}.values()))]

@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from headwater.scans.alignment import WIDTH, Match, glance, match
+from headwater.scans.alignment import Match, glance, match
 from headwater.scans.fingerprint import GRID, finer, neighbours
 from headwater.streams import numpy_stream
 
-SAME, ALIKE = 3e-4, 0.03  # unexplained share below which every pair is a copy, above which none is
+SAME, ALIKE = 3e-4, 0.028  # unexplained share below which every pair is a copy, above which none is
+_GAP = 1.8  # copies and other pairs of scans are to be so far apart
 _NEIGHBOURS = 6  # looked at for each scan
 _GLANCE, _FOLLOWED = 0.1, 2  # unexplained at a glance and still worth following; pairs followed for each scan
 _WORTH = 2 * ALIKE  # thumbnails that differ more are not compared voxel by voxel
@@ -68,7 +69,7 @@ def find(prints: Sequence[np.ndarray], load: Callable[[int], np.ndarray] | None 
     load: gives scan i as (C, *S); with it pairs that look alike as thumbnails are settled by their voxels, at most fifty
     pairs and one for every twenty scans. Two equal fingerprints are a pair without a look, blank scans among them.
 
-    A pair counts if one explains all but 3 % of the other (`ALIKE`), set between planted copies (below 2.6 %) and the
+    A pair counts if one explains all but 2.8 % of the other (`ALIKE`), set between planted copies (up to 2.6 %) and the
     closest true pairs among 200 crops of one organ (8 %) and 538 pictures of nuclei (5 %); where a set holds a whole range
     of likeness, as slices of the same patient do, the limit moves down to the emptiest place of that range (`_limit`).
     """
@@ -92,46 +93,47 @@ def _search(indices: np.ndarray, prints: Sequence[np.ndarray], load: Callable | 
     equal = [(first_of.setdefault(prints[i].tobytes(), int(i)), int(i)) for i in indices]
     equal = [pair for pair in equal if pair[0] != pair[1]]
     single = np.array([i for i in first_of.values() if prints[i].any()], dtype=int)
-    looks, compared, closest = _rounds(single, prints, seed)
+    looks, others = _rounds(single, prints, seed)
     looks = looks if load is None else _settled(looks, load, len(indices))
-    limit = _limit(looks, prints)
+    limit = _limit(looks, others, prints)
     same = {pair: look for pair, look in looks.items() if look.residual <= limit}
     said = {i: "in place" if prints[i].any() else "blank like the other" for i in first_of.values()}
     pairs = _forest(same, prints) + [Pair(i, j, 1.0, said[i]) for i, j in equal]
-    closest = min([closest, *(look.residual for pair, look in looks.items() if pair not in same)])
+    closest = min([1.0, *others, *(look.residual for pair, look in looks.items() if pair not in same)])
     return Duplicates(
         tuple(pairs), 1 - limit, 1 - closest if closest < 1 else float("nan"), _null(single, prints, set(same), seed),
-        compared + len(equal), sum(limit < look.residual <= ALIKE for look in looks.values()),
+        len(looks) + len(others) + len(equal), sum(limit < look.residual <= ALIKE for look in looks.values()),
     )  # fmt: skip
 
 
-def _rounds(single: np.ndarray, prints: Sequence[np.ndarray], seed: int) -> tuple[dict[tuple[int, int], Match], int, float]:
-    """Neighbours compared: the alike ones, how many pairs were seen, and the least residual of those that are not alike.
+def _rounds(single: np.ndarray, prints: Sequence[np.ndarray], seed: int) -> tuple[dict[tuple[int, int], Match], list[float]]:
+    """Neighbours compared: the likely ones closely, and the residuals at a glance of all others.
 
     Groups larger than a neighbourhood are joined by further rounds among their firsts.
     """
     looks: dict[tuple[int, int], Match] = {}
-    left, compared, closest = single, 0, 1.0
+    others: dict[tuple[int, int], float] = {}
+    left = single
     for turn in range(4):
         near = left[neighbours([prints[i] for i in left], seed, turn, _NEIGHBOURS)]
-        compared += len(near)
         residuals = glance(prints, near[:, 0], near[:, 1])
-        closest = min(closest, float(residuals[residuals > _GLANCE].min(initial=1.0)))
+        others |= {pair: r for pair, r in zip(map(tuple, near.tolist()), residuals.tolist(), strict=True) if pair not in looks}
         worth = [pair for pair in map(tuple, _worth(near, residuals).tolist()) if pair not in looks]
         several = 200 + len(single) // 20
         for start in range(0, len(worth), several):
             new = {(i, j): match(prints[i], prints[j], len(prints[i])) for i, j in worth[start : start + several]}
             looks |= new
-            limit = _valley(looks.values())
+            others = {pair: residual for pair, residual in others.items() if pair not in new}
+            limit = _valley(looks, others.values())
             if all(look.residual > limit for look in new.values()):
                 break  # so many in a row are none, and the rest are less alike
-        limit = _valley(looks.values())
+        limit = _valley(looks, others.values())
         groups = _groups([pair for pair, look in looks.items() if look.residual <= limit])
         if max(map(len, groups), default=0) <= _NEIGHBOURS // 2:
             break
         copies = {i for group in groups for i in group[1:]}
         left = np.array([i for i in left.tolist() if i not in copies], dtype=int)
-    return looks, compared, closest
+    return looks, list(others.values())
 
 
 def _worth(near: np.ndarray, residuals: np.ndarray) -> np.ndarray:
@@ -155,28 +157,28 @@ def _settled(looks: dict[tuple[int, int], Match], load: Callable[[int], np.ndarr
     found = dict(looks)
     for i, j in likely[: 50 + count // 20]:
         one = voxels(i)
-        found[i, j] = match(one, voxels(j), 2 * GRID[one.ndim], WIDTH * 2 / 3)
+        found[i, j] = match(one, voxels(j), 2 * GRID[one.ndim])
     return found
 
 
-def _limit(looks: dict[tuple[int, int], Match], prints: Sequence[np.ndarray]) -> float:
+def _limit(looks: dict[tuple[int, int], Match], others: Iterable[float], prints: Sequence[np.ndarray]) -> float:
     """The valley, lowered while a group is a chain: its ends differ more than two copies of one picture can."""
-    limit = _valley(looks.values())
+    limit = _valley(looks, others)
     while limit > 2 * SAME:
         groups = _groups([pair for pair, look in looks.items() if look.residual <= limit])
         ends = [(group[0], i) for group in groups if len(group) > 3 for i in group[3 :: 1 + len(group) // 8]]
         # shares are squared distances: two steps of at most the limit make four of it
         if all(match(prints[i], prints[j], len(prints[i])).residual <= 4 * limit for i, j in ends):
             break
-        limit = _valley(looks.values(), limit / 2)
+        limit = _valley(looks, others, limit / 2)
     return limit
 
 
-def _valley(looks: Iterable[Match], most: float = ALIKE) -> float:
-    """The limit between SAME and `most` about which the fewest pairs lie within a factor of two; of several the largest."""
-    logs = np.log(np.maximum([look.residual for look in looks], 1e-12))
-    limits = np.geomspace(most, SAME, 40)
-    counts = [int((np.abs(logs - np.log(limit)) < np.log(2)).sum()) for limit in limits]
+def _valley(looks: dict[tuple[int, int], Match], others: Iterable[float], most: float = ALIKE) -> float:
+    """The limit between SAME and `most` with the fewest pairs right above it, within a factor _GAP; of several the largest."""
+    residuals = np.sort([*(look.residual for look in looks.values()), *others])
+    limits = np.geomspace(most, SAME, 60)
+    counts = np.searchsorted(residuals, limits * _GAP, "right") - np.searchsorted(residuals, limits, "right")
     return float(limits[int(np.argmin(counts))])
 
 
@@ -224,7 +226,7 @@ def _null(single: np.ndarray, prints: Sequence[np.ndarray], same: set[tuple[int,
     if len(single) < 2:
         return float("nan")
     rng = numpy_stream(seed, "duplicates", "null")
-    firsts, steps = rng.integers(len(single), size=1000), rng.integers(1, len(single), size=1000)
+    firsts, steps = np.repeat(rng.integers(len(single), size=50), 20), rng.integers(1, len(single), size=1000)
     firsts, seconds = single[firsts], single[(firsts + steps) % len(single)]
     group_of = {i: which for which, group in enumerate(_groups(list(same))) for i in group}
     kept = np.array([group_of.get(i, -1) < 0 or group_of[i] != group_of.get(j) for i, j in zip(firsts, seconds, strict=True)])

@@ -10,23 +10,31 @@ from headwater.runfolder import private_folder, write_text
 
 # Words that say what a file is and not whose. Everything else in a name could be a person's.
 _WORDS = """
- adc anat annotation annotations aorta arterial artery asl atlas average axial baseline binary bladder bold bone bones bowel brain breast cardiac case cases
- cat cbf cell cells cerebellum channel channels chest class colon complex contrast control cord coronal cortex cropped csf csv ct cta cxr data dataset datasets
- deface defaced derivatives desc dicom dicoms dir disc dixon dseg dti dwi echo edema epi epigastric esophagus eye fa fake fat fdg feature femur fieldmap file fixed
- flair flipped fold followup frame ftr func gallbladder gm gmseg gt gz hand head headct heart hepatic hip hippocampus hr image images imagestr imagests img index input
- jpeg jpg kidney kidneys knee label labeled labelled labels labelstr labelsts left lesion lesions level levels liver localizer localiser low lumbar lung lungs
- magnitude man manual map mask masks mean mha mhd mgh mgz middle minimal modality mosaic mr mri mra mprage muscle native nerve nii nodule normal npy npz nrrd nuclei
- nucleus ones original out output pancreas part patch patches pathology pd pdw pelvis perf perfusion pet phantom phantoms phase png pneumonia pneumoniamnist
- portal pre pred prediction predictions preop postop prostate raw rec reconstruction rectum ref registered resampled res right roi rois root rootlets run sagittal sample
- samples sc scan scans seg segmentation segmentations segs sequence ser series ses session shear shoulder skull slice slices small space spine spleen stack stage std
- step stir stomach study sub subject subjects supplemental swi t1 t1c t1ce t1gd t1map t1rho t1w t2 t2f t2flair t2map t2s t2star t2starw t2w task test tests thorax thyroid tif
- tiff tile time tissue tof tr train training transverse truth ts tumor tumour uncropped uterus val valid validation vein venous vertebra vertebrae vessel vessels
- view vol volume volumes volunteers water whole wm xray zeros abdomen abdomenct breastmri chestct bmp webp gif hdr nhdr bval bvec bvals bvecs mednist medmnist mnist
- acdc amos autopet brats btcv chaos covid curvas flare fibsem hcp ixi kits lits lidc luna msd nlst oasis openneuro promise spleen toothfairy totalsegmentator verse
- 2d 3d 4d dcm dmri emri j2k jls rle oct fundus us pt mg cr dx fluid tissue inphase outphase opposed mprage vibe haste
- grey gray color colour rgb a b c x y z i j k and of the to in nifti anterior posterior enhanced bad odd orders deepseg lab las lpi lps ras psr lia pir asl""".split()
+2d 3d 4d a abdomen abdomenct acdc adc amos anat and annotation annotations anterior aorta arterial artery asl atlas autopet
+average axial b bad baseline binary bladder bmp bold bone bones bowel brain brats breast breastmri btcv bval bvals bvec bvecs
+c cardiac case cases cat cbf cell cells cerebellum channel channels chaos chest chestct class colon color colour complex
+contrast control cord coronal cortex covid cr cropped csf csv ct cta curvas cxr data dataset datasets dcm deepseg deface
+defaced derivatives desc dicom dicoms dir disc dixon dmri dseg dti dwi dx echo edema emri enhanced epi epigastric esophagus
+eye fa fake fat fdg feature femur fibsem fieldmap file fixed flair flare flipped fluid fold followup frame ftr func fundus
+gallbladder gif gm gmseg gray grey gt gz hand haste hcp hdr head headct heart hepatic hip hippocampus hr i image images
+imagestr imagests img in index inphase input ixi j j2k jls jpeg jpg k kidney kidneys kits knee lab label labeled labelled
+labels labelstr labelsts las left lesion lesions level levels lia lidc lits liver localiser localizer low lpi lps lumbar luna
+lung lungs magnitude man manual map mask masks mean medmnist mednist mg mgh mgz mha mhd middle minimal mnist modality mosaic
+mprage mr mra mri msd muscle native nerve nhdr nifti nii nlst nodule normal npy npz nrrd nuclei nucleus oasis oct odd of ones
+openneuro opposed orders original out outphase output pancreas part patch patches pathology pd pdw pelvis perf perfusion pet
+phantom phantoms phase pir pneumonia pneumoniamnist png portal posterior postop pre pred prediction predictions preop promise
+prostate psr pt ras raw rec reconstruction rectum ref registered res resampled rgb right rle roi rois root rootlets run
+sagittal sample samples sc scan scans seg segmentation segmentations segs sequence ser series ses session shear shoulder
+skull slice slices small space spine spleen stack stage std step stir stomach study sub subject subjects supplemental swi t1
+t1c t1ce t1gd t1map t1rho t1w t2 t2f t2flair t2map t2s t2star t2starw t2w task test tests the thorax thyroid tif tiff tile
+time tissue to tof toothfairy totalsegmentator tr train training transverse truth ts tumor tumour uncropped us uterus val
+valid validation vein venous verse vertebra vertebrae vessel vessels vibe view vol volume volumes volunteers water webp whole
+wm x xray y z zeros
+""".split()
 _KNOWN = frozenset(_WORDS)
-_COUNTED = frozenset("slice frame echo ses session run fold channel part time tile patch view dir res level step series phantom stack".split())
+_COUNTED = frozenset(
+    "slice frame echo ses session run fold channel part time tile patch view dir res level step series phantom stack".split()
+)
 _PIECE = re.compile(r"[^\W\d_]+\d+[^\W\d_]*|[^\W\d_]+|\d[\d.]*\d|\d|[\W_]+")
 _SEPARATOR = re.compile(r"[\W_]+")
 
@@ -59,7 +67,9 @@ class Names:
         file, _, part = path.partition("#")  # a picture within a file has a number of no patient
         shown = "/".join(self._part(piece) for piece in file.split("/"))
         key, _, number = part.rpartition("/")
-        return f"{shown}#{self._part(key)}/{number}" if key and number.isdigit() else shown + (f"#{part}" if part.isdigit() else "")
+        return (
+            f"{shown}#{self._part(key)}/{number}" if key and number.isdigit() else shown + (f"#{part}" if part.isdigit() else "")
+        )
 
     def names(self, paths: Iterable[str]) -> dict[str, str]:
         """Every file name with the one it is shown by; no two alike."""

@@ -135,7 +135,8 @@ def look(
     named = None
     if test is not None:
         names = read_held_out(test) if isinstance(test, (str, Path)) else test
-        named = held_out_subjects(names, {item.source.path: item.subject for item in catalog.items}, root)
+        whose = {catalog.root / item.name: item.subject for item in catalog.items}
+        named = held_out_subjects(names, whose, catalog.root, shown.name)
     seen = survey(pairs, Memory(root, labels_root), label="Looking", progress=progress)
     entries, faults = _entries(catalog, seen, labels_root or root)
     if not entries:
@@ -232,7 +233,13 @@ def _under_shown_names(
     sources = {names[e.name]: (by_name[e.name].source, by_name[e.name].mask if e.mask else None) for e in passport.entries}
     pairs = [[entries[p.first].name, entries[p.second].name, float(p.similarity), p.how] for p in near.pairs]
     groups_of = [[subjects[name] for name in group] for group in groups]
-    doubles = {"pairs": pairs, "sentence": near.sentence(), "null": _known(near.null), "closest": _known(near.closest), "linked": groups_of}
+    doubles = {
+        "pairs": pairs,
+        "sentence": near.sentence(),
+        "null": _known(near.null),
+        "closest": _known(near.closest),
+        "linked": groups_of,
+    }
     whole = replace(passport, entries=entries, sources=sources, duplicates=doubles)
     return replace(whole, concerns=concerns.all_of(whole, known))
 

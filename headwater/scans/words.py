@@ -77,7 +77,9 @@ def _near(p: "Passport") -> str:
     if not pairs:
         return ""
     one, other, likeness, how = pairs[0]
-    return f"{_plural(len(pairs), 'near duplicate')} kept: {one} and {other} are alike to {likeness:.3f}{f' ({how})' if how else ''}"
+    return (
+        f"{_plural(len(pairs), 'near duplicate')} kept: {one} and {other} are alike to {likeness:.3f}{f' ({how})' if how else ''}"
+    )
 
 
 def _concern(concern: dict) -> str:

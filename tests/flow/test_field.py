@@ -22,7 +22,12 @@ def known() -> list:
     attentions = [Attention(1.5, Q, K, V, kernel=kernel, mask="causal") for kernel in KERNELS]
     attentions += [Attention(0.7, normalised=False), Attention(2.0, V=drawn(3, 2, 3, 3), mask=2), Attention(-1.0, space="flat")]
     layer = torch.nn.Linear(3, 3, dtype=torch.float64)
-    return [*attentions, perceptron(layer), Parabolic(drawn(4, 5, 3)), Sum(Attention(1.0), Scaled(perceptron(layer), lambda t: 1 + t))]
+    return [
+        *attentions,
+        perceptron(layer),
+        Parabolic(drawn(4, 5, 3)),
+        Sum(Attention(1.0), Scaled(perceptron(layer), lambda t: 1 + t)),
+    ]
 
 
 @pytest.mark.parametrize("v", known(), ids=lambda v: f"{type(v).__name__}-{getattr(v, 'kernel', '')}")

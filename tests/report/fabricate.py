@@ -43,15 +43,21 @@ def passport(run: Path, rng: np.random.Generator, scans: int = 60, hostile: str 
     for index in range(scans):
         scale = (1.0, 60.0, 2400.0)[index % 3] * math.exp(rng.normal(0, 0.15))
         shape = [int(n) for n in rng.normal((36, 50, 35), (1.6, 2.4, 2.2))]
-        labels = {str(v): int(rng.normal(1700 - 150 * v, 160)) for v in STRUCTURES} if index % 2 == 0 else None
+        labels = {"0": 50_000} | {str(v): int(rng.normal(1700 - 150 * v, 160)) for v in STRUCTURES} if index % 2 == 0 else None
+        facts = {
+            "shape": shape, "spacing": [1.0, 1.0, 1.0], "spaced": True, "channels": 1,
+            "dtype": "float32" if index % 3 else "uint8", "format": "NIfTI", "modality": "MR" if index % 2 else "",
+            "orientation": "RAS", "mean": [0.4 * scale], "spread": [0.2 * scale], "low": [0.02 * scale], "high": [scale], "least": [0.0], "most": [1.2 * scale],
+            "clipped": 0.001, "blank": 0, "sha256": f"{index:064x}", "notes": [],
+        }  # fmt: skip
         entries.append({
-            "path": f"s{index:03d}.nii.gz", "subject": f"s{index:03d}", "shape": shape, "spacing": [1.0, 1.0, 1.0], "channels": 1,
-            "dtype": "float32", "mean": 0.4 * scale, "std": 0.2 * scale, "p005": 0.02 * scale, "p995": scale,
-            "sha256": f"{index:064x}",
-            "mask": f"s{index:03d}.nii.gz" if labels else None, "labels": labels, "split": "test" if index % 6 == 0 else "train",
+            "name": f"s{index:03d}.nii.gz", "subject": f"s{index:03d}", "facts": facts,
+            "session": "baseline" if index < 9 else "", "mask": f"s{index:03d}.nii.gz" if labels else None,
+            "mask_sha256": "0" if labels else None, "labels": labels, "group": "",
+            "split": "test" if index % 6 == 0 else "train",
         })  # fmt: skip
     aside = [
-        {"file": f"copy{i}.nii.gz", "fault": f"has the voxels of s{i:03d}.nii.gz", "remedy": "kept one of each", "kind": "copy"}
+        {"file": f"copy{i}.nii.gz", "fault": f"is an exact copy of s{i:03d}.nii.gz", "remedy": "kept one of each", "kind": "copy"}
         for i in range(4)
     ]
     aside += [
@@ -63,16 +69,90 @@ def passport(run: Path, rng: np.random.Generator, scans: int = 60, hostile: str 
             "kind": "mask",
         },
     ]
+    concerns = [
+        {"kind": "stray label", "text": "label 2 is a speck of under 10 voxels in 1 scan", "files": [hostile or "s004.nii.gz"]},
+        {
+            "kind": "clipped",
+            "text": f"2 scans with a clipped range (up to 8%) {hostile}",
+            "files": ["s001.nii.gz", "s002.nii.gz"],
+        },
+    ]
+    doubles = {
+        "pairs": [["s010.nii.gz", hostile or "s011.nii.gz", 0.9991, "flipped along axis 1"]], "null": 0.71, "closest": 0.92,
+        "sentence": "1 near-duplicate (one explains at least 97.0 % of the other).", "linked": [["s010", hostile or "s011"]],
+    }  # fmt: skip
     _write(run / "passport.json", {
-        "root": "scans", "labels_root": "masks", "ndim": 3, "channels": 1, "entries": entries, "quarantine": aside, "spacing": [
-            1.0, 1.0, 1.0
-        ],
-        "shape": [36, 50, 35], "label_names": {str(value): name for value, name in STRUCTURES.items()}, "held_out": "drawn",
+        "root": "scans", "layout": "plain folder", "rule": "plain folder: no marker of another layout is here", "ndim": 3,
+        "channels": 1, "entries": entries, "quarantine": aside, "spacing": [1.0, 1.0, 1.0], "shape": [36, 50, 35],
+        "orientation": "RAS", "label_names": {str(value): name for value, name in STRUCTURES.items()}, "masked": True,
+        "instances": False, "ignore": None, "held_out": "drawn", "channel_names": [], "concerns": concerns,
+        "notes": ["a folder of notes is not read"], "duplicates": doubles,
         "sentences": [
             f"{scans} volumes (NIfTI), {scans} subjects, 1.0 x 1.0 x 1.0 mm, about 36 x 50 x 35 voxels",
+            "read as plain folder: no marker of another layout is here",
             "4 duplicates (kept one of each) · 1 unreadable",
             "intensity comes in three scales: normalised per scan", f"masks for {scans // 2} subjects: anterior, posterior",
+            "look at this: 2 scans with a clipped range", "a folder of notes is not read",
         ],
+    })  # fmt: skip
+
+
+def _finding(name: str, value: float | None, unit: str, sentence: str, null: tuple[float, float, float] | None = None) -> dict:
+    ends = None if value is None else [value - 0.1 * abs(value), value + 0.1 * abs(value)]
+    beside = None if null is None else dict(zip(("of", "value", "low", "high"), ("Gaussian draws", *null), strict=True))
+    return {"name": name, "value": value, "unit": unit, "sentence": sentence, "interval": ends, "error": None, "null": beside}
+
+
+def _series(name: str, x: object, y: object, marks: str = "line", **more: object) -> dict:
+    rest = {"low": [], "high": [], "labels": []} | more
+    return {"name": name, "x": list(map(float, x)), "y": list(map(float, y)), "marks": marks, **rest}
+
+
+def _plot(name: str, *series: dict, log_x: bool = False, log_y: bool = False) -> dict:
+    words = {"title": f"About the {name}", "x_label": f"x of {name}", "y_label": f"y of {name}"}
+    return {"name": name, **words, "series": list(series), "log_x": log_x, "log_y": log_y}
+
+
+def distribution(run: Path) -> None:
+    """distribution.json: Laplace histograms, a spectrum of slope -3, a length of 5 mm, a dimension of 9, a clone gap."""
+    x, families = np.linspace(-6, 6, 48), ("intensity", "wavelet", "principal", "neighbour")
+    laplace, gauss = np.exp(-np.abs(x) * math.sqrt(2)) / math.sqrt(2), np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    plots = [
+        _plot(f"histogram {name}", _series("scans", x, laplace, "points"), _series("Gaussian", x, gauss), log_y=True)
+        for name in families
+    ]
+    f, mm, rising = np.geomspace(0.05, 0.5, 30), np.linspace(0, 20, 30), np.linspace(0, 0.3, 40)
+    fit, white = _series("fitted line", (0.1, 0.3), (1e3, 1e3 / 27)), _series("white noise", (0.1, 0.3), (200, 200))
+    plots.append(_plot("spectrum", _series("scans", f, f**-3.0), fit, white, log_x=True, log_y=True))
+    level = _series("1/e", (0, 20), (math.exp(-1),) * 2)
+    shuffled = _series("shuffled voxels", (0, 1, 20), (1, 0, 0))
+    plots.append(_plot("autocorrelation", _series("scans", mm, np.exp(-mm / 5)), shuffled, level))
+    line, clone = _series("line of slope 9", (0, 0.3), (0, 2.7)), _series("Gaussian", rising, 20 * rising)
+    plots.append(_plot("neighbours", _series("patches", rising, 9 * rising, "points"), line, clone))
+    counts = _series("patches", (300, 600, 1200), (8, 8.6, 9), "points", low=[7, 8, 8.5], high=[9, 9.2, 9.5])
+    plots.append(_plot("dimension by number", counts, log_x=True))
+    k = np.arange(257)
+    plots.append(_plot("linear code", _series("scans", k, 1 - np.exp(-k / 20)), _series("shuffled voxels", k, k / 256)))
+    probes = {"labels": ["linear", "quadratic", "combined"]}
+    real = _series("real patches", range(3), (0.7, 0.8, 0.9), "bars", low=[0.65, 0.75, 0.85], high=[0.75, 0.85, 0.95], **probes)
+    fake = _series("Gaussian clones", range(3), (0.6, 0.65, 0.7), "bars", low=[0.55, 0.6, 0.65], high=[0.65, 0.7, 0.75], **probes)
+    plots.append(_plot("clone gap", real, fake, _series("chance", (0, 2), (0.5, 0.5))))
+    words = ("single voxels", "wavelet details", "leading principal axes of patches", "differences of neighbouring voxels")
+    tails = "{} have heavier tails than a Gaussian (excess kurtosis 3, Gaussian -0.1 to 0.1): rare strong structure."
+    found = [_finding(f"tails of {w}", 3.0, "excess kurtosis", tails.format(w.capitalize()), (0, -0.1, 0.1)) for w in words]
+    found += [
+        _finding("shape of wavelet details", 0.24, "L-kurtosis", "The bulk is peaked.", (0.12, 0.11, 0.13)),
+        _finding("slope of the power spectrum", -3.0, "log power", "Coarse structure carries more (slope -3).", (0, -0.1, 0.1)),
+        _finding("correlation length", 5.0, "mm", "Voxels are alike over 5 mm.", (0.6, 0.6, 0.6)),
+        _finding("intrinsic dimension", 9.0, "dimensions", "Patches vary in 9 ways.", (20, 18, 22)),
+        _finding("components for 90% of the variance", 46.0, "components", "46 components explain 90%.", (230, 229, 231)),
+        _finding("components for 99% of the variance", None, "components", "It cannot be measured: too few patches."),
+        _finding("clone gap", 0.2, "share", "Higher orders matter: 90% of real patches, 70% of clones.", (0, -0.02, 0.02)),
+        _finding("probe accuracy", 0.9, "share", "A patch tells its class."),
+    ]
+    _write(run / "distribution.json", {
+        "scans": 48, "of": 60, "patches": 4408, "patch": [8, 8, 8], "channels": 1, "spacing": [1, 1, 1], "unit": "mm",
+        "background": 0.14, "findings": found, "plots": plots, "notes": ["2 of the scans drawn are left out: no contrast."],
     })  # fmt: skip
 
 
@@ -197,12 +277,15 @@ def decided(run: Path) -> None:
     _write(run / "plan.json", {"lines": [
         {
             "name": "backbone", "choice": "residual encoder, nano, 2.4 M parameters",
-            "because": "no transformer block would see beyond 40 mm",
+            "because": "no transformer block would see beyond 40 mm", "set": "backbone.family, backbone.size",
         },
-        {"name": "pretrain", "choice": "consistent view alignment + masked, 1,900 steps", "because": "about 14 min on 2 cores"},
+        {
+            "name": "pretrain", "choice": "consistent view alignment + masked, 1,900 steps",
+            "because": "about 14 min on 2 cores", "set": "pretrain.steps, budget",
+        },
         {
             "name": "adapt", "choice": "1, 2, 4, 8, 16 labels × 3 draws × 3 arms",
-            "because": "20 labelled subjects are there to learn from",
+            "because": "20 labelled subjects are there to learn from", "set": "adapt.counts",
         },
     ]})  # fmt: skip
     _write(run / "provenance.json", {
@@ -221,6 +304,7 @@ def complete(run: Path, seed: int = 0, hostile: str = "") -> Path:
     rng = np.random.Generator(np.random.Philox(seed))
     images, labels = slices(rng, 6)
     passport(run, rng, hostile=hostile)
+    distribution(run)
     events(run, rng)
     observations(run, images[:4], labels[:4], rng)
     adapted(run, images, labels, rng)
@@ -250,4 +334,17 @@ def incomplete(run: Path, seed: int = 0) -> Path:
     events(run, rng, stop=700)
     decided(run)
     (run / "provenance.json").unlink()
+    return run
+
+
+def looked(run: Path, seed: int = 0, hostile: str = "", measured: bool = True) -> Path:
+    """A folder that was only looked at, with slices of some scans."""
+    run.mkdir(parents=True, exist_ok=True)
+    rng = np.random.Generator(np.random.Philox(seed))
+    passport(run, rng, hostile=hostile)
+    images, labels = slices(rng, 5)
+    images[1, 40:], images[1, :, 30:] = np.nan, np.nan  # a smaller one
+    np.savez_compressed(run / "preview.npz", image=images, mask=labels)
+    if measured:
+        distribution(run)
     return run

@@ -127,6 +127,45 @@ def test_what_was_set_aside():
     assert many["text"] == "5 files were set aside." and many["detail"].endswith("; ...")
 
 
+def test_what_is_odd():
+    assert conclusions.odd({}) == [] and conclusions.odd({"duplicates": {"pairs": None}, "concerns": "x"}) == []
+    one = conclusions.odd({"concerns": [{"kind": "size", "text": "1 scan is far from the rest"}]})[0]
+    assert one["text"] == "1 thing to look at in the scans." and one["detail"] == "1 scan is far from the rest"
+    two = conclusions.odd({"duplicates": {"pairs": [[1], [2]], "sentence": "2 found."}})[0]
+    assert two == {"text": "2 near duplicates are kept.", "detail": "2 found.", "evidence": "data"}
+
+
+def test_what_a_look_found():
+    scans = [{"subject": f"s{i}", "mask": "m" if i else None} for i in range(3)]
+    told = {"entries": scans, "sentences": ["3 volumes"], "rule": "plain folder: so it is", "label_names": {"1": "liver"}}
+    said = conclusions.looked(told)
+    assert texts(said) == "3 volumes. | Every file could be used. | There are masks for 2 of 3 subjects."
+    assert said[0]["detail"] == "Plain folder: so it is" and said[-1]["detail"] == "liver"
+    assert conclusions.looked(told | {"instances": True})[-1]["detail"] == "They number single objects."
+    bare = [{"subject": "a", "group": group} for group in "xy"]
+    assert texts(conclusions.looked({"entries": bare})).endswith("There are 2 classes and no masks.")
+    assert texts(conclusions.looked({"entries": bare[:1]})).endswith("There is 1 class and there are no masks.")
+    assert texts(conclusions.looked({"entries": [{"subject": "a"}]})).endswith("There are no masks.")
+
+
+def test_how_the_voxels_are_distributed():
+    tails = {"name": "tails of wavelet details", "value": 3, "sentence": "They are heavy (kurtosis 3, Gaussian 0): so it is."}
+    gap = {"name": "clone gap", "value": 0.1, "sentence": "Higher orders matter: 90% against 80%."}
+    said = conclusions.distributed({"findings": [gap, tails]})
+    assert texts(said) == "They are heavy. | Higher orders matter."
+    assert [s["detail"] for s in said] == ["Kurtosis 3, Gaussian 0: so it is.", "90% against 80%."]
+    assert {s["evidence"] for s in said} == {"distribution"}
+    assert conclusions.distributed({"findings": [gap | {"value": None}]}) == [] == conclusions.distributed({})
+
+
+def test_a_run_and_a_look_open_with_different_sentences(fabricate, tmp_path):
+    look = [s["text"] for s in conclusions.write(fabricate.looked(tmp_path / "look"))]
+    run = [s["text"] for s in conclusions.write(fabricate.complete(tmp_path / "run"))]
+    assert look[0].startswith("60 volumes") and "Higher orders matter." in look
+    assert not any(text.startswith("60 volumes") for text in run) and not any("Wavelet" in text for text in run)
+    assert "6 files were set aside. 2 things to look at in the scans. 1 near duplicate is kept." in run
+
+
 def test_the_file_holds_what_was_said(tmp_path):
     runfolder.write_json(tmp_path / "adapt" / "summary.json", summary({1: (0.06, 0.02, 0.1), 4: (0.01, -0.01, 0.02)}))
     runfolder.write_json(tmp_path / "passport.json", {"quarantine": [{"file": "a.nii", "fault": "is blank"}]})

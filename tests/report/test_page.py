@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from headwater.errors import InputError
-from headwater.report import read, render
+from headwater.report import conclusions, read, render
 
-SECTIONS = ["data", "training", "tokens", "labels", "provenance"]
+SECTIONS = ["data", "distribution", "training", "tokens", "labels", "provenance"]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -71,7 +71,7 @@ def test_a_whole_run_is_told_in_order(complete):
         "healthy", "31 %, 17 %, 9 %", "Dice by number of labels",
         "worst first", "To repeat this:",
         "headwater run scans/ --labels masks/ --seed 0", "no transformer block would see beyond 40 mm",
-        "4f0c2d9a", "views.crop", "anterior",
+        "4f0c2d9a", "views.crop", "anterior", "backbone.family , backbone.size", "to change it: --set",
     ):  # fmt: skip
         assert text in words, text
     assert "Not here yet" not in words and "nan" not in words.lower().split()
@@ -160,7 +160,16 @@ def test_hostile_names_stay_names(fabricate, tmp_path, evil):
     summary, quoted = run / "adapt" / "summary.json", json.dumps(evil)[1:-1]
     summary.write_text(summary.read_text().replace("fine-tuned", quoted).replace("anterior", quoted))
     passport = json.loads((run / "passport.json").read_text())
-    passport |= {"label_names": {"1": evil, "2": evil}, "sentences": [evil]}
+    passport |= {
+        "label_names": {"1": evil, "2": evil},
+        "sentences": [evil],
+        "layout": evil,
+        "rule": evil,
+        "channel_names": [evil],
+    }
+    for key in ("format", "modality", "orientation", "dtype"):
+        passport["entries"][0]["facts"][key] = evil
+    passport["entries"][1]["group"] = evil
     (run / "passport.json").write_text(json.dumps(passport))
     (run / "provenance.json").write_text(
         json.dumps({"command": evil, "machine": {evil: evil}, "versions": {evil: evil}, "commit": evil})
@@ -180,7 +189,70 @@ def test_a_stopped_run_says_what_is_not_there(fabricate, tmp_path):
         assert f"Not here yet. {command} writes it" in words
 
 
-FILES = ["settings.json", "provenance.json", "plan.json", "passport.json", "events.jsonl", "observations/observe.json",
+def test_a_folder_that_was_looked_at_speaks_of_the_scans_only(fabricate, tmp_path):
+    run = fabricate.looked(tmp_path / "scans")
+    conclusions.write(run)
+    page = load(run)
+    words = page.words()
+    assert [tag[1]["id"] for tag in page.tags if tag[0] == "section"] == ["verdict", "data", "distribution", "next"]
+    for text in (
+        "What is here", "60 volumes (NIfTI), 60 subjects",
+        "2 things to look at in the scans. 1 near duplicate is kept.",
+        "There are masks for 30 of 60 subjects.", "Wavelet details have heavier tails than a Gaussian.", "Higher orders matter.",
+        "Taken for: plain folder , because no marker of another layout is here", "The split, drawn by subject", "Look at this",
+        "99.910 %", "below 71 %", "Some of the scans", "Volume of each structure", "headwater run SCANS --labels MASKS",
+        "How the voxels are distributed", "Gaussian draws: 0 (−0.10 to 0.10)",
+    ):  # fmt: skip
+        assert text in words, text
+    assert not any(text in words for text in ("Not here yet", "What this means", "Few labels", "No verdict", "nan"))
+    links = [tag[1]["href"] for tag in page.tags if tag[0] == "a"]
+    assert all(link[1:] in page.ids for link in links)
+
+
+def test_a_look_without_the_distribution_says_how_to_get_it(fabricate, tmp_path):
+    words = load(fabricate.looked(tmp_path / "scans", measured=False)).words()
+    assert "the same command with --distribution adds it" in words
+    assert "What was found is below" in words
+
+
+def test_a_run_without_the_distribution_says_so(own):
+    (own / "distribution.json").unlink()
+    assert "Not measured for this run. headwater look SCANS --distribution measures it" in load(own).words()
+
+
+def test_slices_of_several_sizes_fill_their_frames(fabricate, tmp_path):
+    page = load(fabricate.looked(tmp_path / "scans"))
+    frames = [tag[1]["viewbox"] for tag in page.tags if tag[0] == "svg" and tag[1].get("aria-label", "").startswith("scan 2")]
+    assert frames and set(frames) == {"0 0 30 40"}
+
+
+@pytest.mark.parametrize("evil", ["<script>alert(1)</script>.nii.gz", '"><img src=http://x.y/z onerror=alert(1)>'])
+def test_hostile_names_stay_names_in_a_look(fabricate, tmp_path, evil):
+    run = fabricate.looked(tmp_path / "scans", hostile=evil)
+    path, quoted = run / "distribution.json", json.dumps(evil)[1:-1]
+    text = path.read_text()
+    for word in (
+        "real patches",
+        "combined",
+        "About the",
+        "y of",
+        "heavier",
+        "Gaussian draws",
+        "intrinsic",
+        "no contrast",
+        '"mm"',
+    ):
+        text = text.replace(word, f'"{quoted}"' if word == '"mm"' else quoted)
+    path.write_text(text)
+    conclusions.write(run)
+    page = load(run)
+    assert sum(tag == "script" for tag, _ in page.tags) == 1 and not any(tag == "img" for tag, _ in page.tags)
+    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
+    assert " ".join(evil.split()) in page.words()
+
+
+FILES = ["settings.json", "provenance.json", "plan.json", "passport.json", "distribution.json", "events.jsonl",
+         "observations/observe.json",
          "observations/tokens.npz",
          "adapt/scores.csv", "adapt/summary.json", "adapt/examples.npz", "adapt/examples.json", "verdicts.json"]  # fmt: skip
 
@@ -216,8 +288,9 @@ def test_no_json_value_breaks_the_page(own, value):
 
 
 def test_null_numbers_are_dashes_not_inventions(own):
-    for name in ("observations/observe.json", "adapt/summary.json", "passport.json"):
-        holes = re.sub(r'("(?:reliability|rank|spread|mean|gain|low|high|p995)": )[-\d.e]+', r"\1null", (own / name).read_text())
+    keys = r'("(?:reliability|rank|spread|mean|gain|low|high|value|null)": )(?:[-\d.e]+|\[[^\]]*\])'
+    for name in ("observations/observe.json", "adapt/summary.json", "passport.json", "distribution.json"):
+        holes = re.sub(keys, r"\1null", (own / name).read_text())
         (own / name).write_text(holes)
     words = load(own).words()
     assert "–" in words and not re.search(r"\bnan\b", words)

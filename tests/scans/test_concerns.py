@@ -34,7 +34,9 @@ def test_geometry_far_from_the_rest(entry):
     found = kinds([*usual, entry("huge", shape=(400, 400, 300)), entry("thick", spacing=(1.0, 1.0, 20.0))])
     assert found["size"]["files"] == ["huge", "thick"] and found["spacing"]["files"] == ["thick"]
     assert "968 times" in found["size"]["text"]  # of 40 x 40 x 31
-    halves = [entry(f"a{i}", spacing=(1.0, 1.0, 1.0)) for i in range(10)] + [entry(f"b{i}", spacing=(1.0, 1.0, 5.0)) for i in range(9)]
+    halves = [entry(f"a{i}", spacing=(1.0, 1.0, 1.0)) for i in range(10)] + [
+        entry(f"b{i}", spacing=(1.0, 1.0, 5.0)) for i in range(9)
+    ]
     assert "spacing" not in kinds(halves), "two kinds of scan are no outliers"
 
 
@@ -51,7 +53,11 @@ def test_units_notes_blank_slices_and_clipping(entry):
 
 def test_labels_that_are_rare_stray_absent_or_empty(entry):
     usual = [entry(f"e{i}", labels={0: 9000, 1: 2000}) for i in range(38)]
-    odd = [entry("rare", labels={0: 9000, 1: 2000, 2: 500}), entry("speck", labels={0: 9000, 1: 3}), entry("empty", labels={0: 9000})]
+    odd = [
+        entry("rare", labels={0: 9000, 1: 2000, 2: 500}),
+        entry("speck", labels={0: 9000, 1: 3}),
+        entry("empty", labels={0: 9000}),
+    ]
     found = kinds(usual + odd, {1: "liver", 2: "tumour", 3: "cyst"})
     assert found["rare label"]["files"] == ["rare"] and found["stray label"]["files"] == ["speck"]
     assert found["empty mask"]["files"] == ["empty"] and "3 (cyst)" in found["absent label"]["text"]
@@ -71,7 +77,9 @@ def test_turned_is_as_nibabel_turns(entry, way):
     shape, spacing = (10, 12, 8), (1.0, 2.0, 3.0)
     made = entry("a", shape=shape, spacing=spacing, orientation=way)
     codes = nibabel.orientations.axcodes2ornt(way)
-    turned = nibabel.orientations.apply_orientation(np.zeros(shape), nibabel.orientations.ornt_transform(codes, nibabel.orientations.axcodes2ornt("RAS")))
+    turned = nibabel.orientations.apply_orientation(
+        np.zeros(shape), nibabel.orientations.ornt_transform(codes, nibabel.orientations.axcodes2ornt("RAS"))
+    )
     assert concerns.turned(made, "RAS")[0] == turned.shape
     order = np.argsort(codes[:, 0])
     assert concerns.turned(made, "RAS")[1] == tuple(np.array(spacing)[order])
@@ -79,7 +87,12 @@ def test_turned_is_as_nibabel_turns(entry, way):
 
 
 def test_most_have_one_orientation(entry):
-    some = [entry("a", orientation="LAS"), entry("b", orientation="RAS"), entry("c", orientation="LAS"), entry("d", orientation="")]
+    some = [
+        entry("a", orientation="LAS"),
+        entry("b", orientation="RAS"),
+        entry("c", orientation="LAS"),
+        entry("d", orientation=""),
+    ]
     assert concerns.orientation(some) == "LAS" and concerns.orientation([entry("a", orientation="")]) == ""
 
 

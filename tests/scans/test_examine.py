@@ -18,9 +18,17 @@ def test_facts_of_a_scan_and_its_mask(tmp_path, save):
     array[:, :, 0] = 0
     mask = np.zeros((9, 10, 8), np.uint8)
     mask[2:4, 2:5, 3:6] = 7
-    seen = examine(Source.of(save(tmp_path / "a.nii.gz", array, (1, 1, 2.5))), Source.of(save(tmp_path / "m.nii.gz", mask, (1, 1, 2.5))))
+    seen = examine(
+        Source.of(save(tmp_path / "a.nii.gz", array, (1, 1, 2.5))), Source.of(save(tmp_path / "m.nii.gz", mask, (1, 1, 2.5)))
+    )
     facts = seen.facts
-    assert (facts.shape, facts.spacing, facts.orientation, facts.dtype, facts.blank) == ((9, 10, 8), (1, 1, 2.5), "RAS", "float32", 1)
+    assert (facts.shape, facts.spacing, facts.orientation, facts.dtype, facts.blank) == (
+        (9, 10, 8),
+        (1, 1, 2.5),
+        "RAS",
+        "float32",
+        1,
+    )
     assert facts.mean[0] == pytest.approx(array.mean(dtype=float)) and facts.spread[0] == pytest.approx(array.std(dtype=float))
     assert (facts.low[0], facts.high[0]) == pytest.approx(tuple(np.percentile(array, [0.5, 99.5])), rel=1e-5)
     assert (facts.least[0], facts.most[0]) == (array.min(), array.max())

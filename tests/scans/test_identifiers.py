@@ -13,7 +13,9 @@ PEOPLE = ["Doe", "JOHN", "19540302", "MRN12345", "4711", "Müller", "CC110033", 
 
 
 @pytest.mark.parametrize("person", PEOPLE)
-@pytest.mark.parametrize("like", ["{}.nii.gz", "{}/T1w.nii.gz", "scan_{}_0000.nii.gz", "sub-{0}/anat/sub-{0}_T1w.nii", "chest {} ct.png"])
+@pytest.mark.parametrize(
+    "like", ["{}.nii.gz", "{}/T1w.nii.gz", "scan_{}_0000.nii.gz", "sub-{0}/anat/sub-{0}_T1w.nii", "chest {} ct.png"]
+)
 def test_no_part_of_a_name_that_could_be_a_person_is_shown(person, like):
     shown = SALTED.name(like.format(person)).lower()
     assert not any(part.lower() in re.split(r"[^a-z0-9.ü]|~[0-9a-f]{6}", shown) for part in person.split("_"))
@@ -21,7 +23,13 @@ def test_no_part_of_a_name_that_could_be_a_person_is_shown(person, like):
 
 
 def test_words_of_the_trade_and_counters_stay():
-    for name in ("imagesTr/hippocampus.nii.gz", "t2/t2_seg-manual.nii.gz", "ses-01/run-2_T1w.nii.gz", "train_images.npz", "orders/RAS.nii.gz"):
+    for name in (
+        "imagesTr/hippocampus.nii.gz",
+        "t2/t2_seg-manual.nii.gz",
+        "ses-01/run-2_T1w.nii.gz",
+        "train_images.npz",
+        "orders/RAS.nii.gz",
+    ):
         assert SALTED.name(name) == name
     assert SALTED.name("pneumoniamnist.npz#train_images/17") == "pneumoniamnist.npz#train_images/17"
     assert SALTED.name("case_12_0001.nii.gz").endswith("_0001.nii.gz")

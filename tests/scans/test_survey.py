@@ -15,7 +15,9 @@ from headwater.scans.scan import Source
 def some(tmp_path, save, monkeypatch):
     """Six scans, the second damaged, and a folder to remember in."""
     monkeypatch.setattr(survey, "cache_folder", lambda: tmp_path / "kept")
-    paths = [save(tmp_path / f"scans/{i}.nii.gz", np.random.default_rng(i).normal(size=(6, 7, 8)).astype(np.float32)) for i in range(6)]
+    paths = [
+        save(tmp_path / f"scans/{i}.nii.gz", np.random.default_rng(i).normal(size=(6, 7, 8)).astype(np.float32)) for i in range(6)
+    ]
     paths[1].write_bytes(paths[1].read_bytes()[:200])
     return [(Source.of(path), None) for path in paths]
 

@@ -46,11 +46,17 @@ def test_a_group_holds_over_scans_without_a_mask(entry):
     for seed in range(10):
         sides, _ = triage.with_split(labelled + bare, None, seed, True, [[f"l{i}", f"u{i}"] for i in range(5)], [])
         test = split_of(sides)["test"]
-        assert test & {e.subject for e in labelled} and {name[1:] for name in test if name[0] == "l"} == {n[1:] for n in test if n[0] == "u"}
+        assert test & {e.subject for e in labelled} and {name[1:] for name in test if name[0] == "l"} == {
+            n[1:] for n in test if n[0] == "u"
+        }
 
 
 def test_the_layouts_own_test_part_is_used_where_it_can_be(entry):
-    told = [entry("a", split="train", labels={1: 1}), entry("b", split="test", labels={1: 1}), entry("c", split="train", labels={1: 1})]
+    told = [
+        entry("a", split="train", labels={1: 1}),
+        entry("b", split="test", labels={1: 1}),
+        entry("c", split="train", labels={1: 1}),
+    ]
     sides, chosen = triage.with_split(told, None, 0, True, [], [])
     assert chosen == "layout" and split_of(sides) == {"train": {"a", "c"}, "test": {"b"}}
     bare = [entry(f"t{i}", split="train", labels={1: 1}) for i in range(5)] + [entry("x", split="test")]

@@ -7,7 +7,7 @@ import numpy as np
 
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
-from headwater.scans.distribution import clones, correlation, dimension, gaussianity, labels, linear, spectral
+from headwater.scans.distribution import clones, correlation, dimension, gaussianity, labelled, linear, spectral
 from headwater.scans.distribution.finding import Distribution, Finding, Null, Plot, Series
 from headwater.scans.distribution.patches import PER_SCAN, Cut, Patches, Sample, cut, gather, usual, witnesses
 from headwater.scans.distribution.intervals import FEWEST
@@ -49,7 +49,7 @@ def describe(read: Callable[[int], Sample], count: int, *, seed: int = 0, progre
         "correlation": lambda rng: correlation.correlation([row[2] for row in kept], unit, units, mm, rng),
         "dimension": lambda rng: dimension.dimension(patches, rng),
         "linear": lambda rng: linear.linear(patches, rng),
-        "clones": lambda rng: clones.clone_gap(labels.labelled(used, patch, _LABELLED, rng), rng),
+        "clones": lambda rng: clones.clone_gap(labelled.labelled(used, patch, _LABELLED, rng), rng),
     }
     findings: list[Finding] = []
     plots: list[Plot] = []

@@ -6,7 +6,7 @@ Refinetti et al. 2023 and Belrose et al. 2024 use such clones to ask which momen
 import numpy as np
 
 from headwater.scans.distribution.finding import Finding, Null, Plot, Series, absent, beside
-from headwater.scans.distribution.labels import Labelled
+from headwater.scans.distribution.labelled import Labelled
 from headwater.scans.distribution.intervals import interval, resample, spread, sums
 
 PROBES = ("linear", "quadratic", "combined")

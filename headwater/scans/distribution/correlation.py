@@ -112,7 +112,7 @@ def correlation(
     side = beside(value, span, null) if null else 0
     numbers = f"correlation falls to 1/e at {short(value)} {mm}"
     if side > 0 and value > reach / 4:
-        sentence = f"Structure reaches {short(value)} {mm} at least ({numbers}); scans this small cannot show much more."
+        sentence = f"Structure reaches {short(value)} {mm} at least ({numbers}); too small a part was seen to show much more."
     elif side > 0:
         by_chance = f"shuffled voxels {short(null.value)}, background included"
         sentence = f"Voxels are alike over about {short(value / voxel)} voxels ({numbers}, {by_chance})."

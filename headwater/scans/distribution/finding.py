@@ -1,7 +1,8 @@
 """What a measurement of the data says: a number, how sure it is, what it would be by chance, and one sentence."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the voxels of a folder of scans are distributed. Made by `describe`; JSON by `dataclasses.asdict`.
+    """How the voxels of a folder of scans are distributed. Made by `describe`; JSON by `plain`.
 
     scans: drawn and used; of: in the folder. patches: sampled, each of `patch` voxels. background: share of places
     that were nearly constant and left out. spacing: median, in `unit` ("mm", or "voxels" if files state none).
@@ -81,6 +82,10 @@ class Distribution:
     findings: tuple[Finding, ...]
     plots: tuple[Plot, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as JSON holds it, the sentences (for people) too; no file is named in it."""
+        return {**asdict(self), "sentences": self.sentences()}
 
     def sentences(self) -> list[str]:
         """One sentence per finding, after what was looked at, in plain words."""

@@ -15,6 +15,11 @@ COMPANIONS = (".raw", ".zraw", ".raw.gz")  # voxels whose header is another file
 _HEAD = 1 << 20  # bytes within which a header must end
 _META = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "long": 4, "ulong": 4, "long_long": 8,
          "ulong_long": 8, "float": 4, "double": 8}  # fmt: skip
+_COUNTS = {"dimsize": 1, "elementspacing": 1, "elementsize": 1, "offset": 1, "position": 1, "origin": 1, "centerofrotation": 1,
+           "transformmatrix": 2, "rotation": 2, "orientation": 2, "elementnumberofchannels": 0, "headersize": 0,
+           "compresseddatasize": 0}  # of numbers: axes to this power  # fmt: skip
+_NUMBER = re.compile(r"[-+]?(\d{1,18}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})?")
+_FLAGS = ("binarydata", "binarydatabyteordermsb", "elementbyteordermsb", "compresseddata")
 _NRRD = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
 
 
@@ -121,7 +126,7 @@ def _meta(path: Path, head: bytes) -> _Form:
     if last is None:
         raise UnreadableError(path, "has no MetaImage header", "check that it is MetaImage or NRRD, or export it again")
     text = head[: last.start()].decode("latin-1")
-    told = {key.lower(): value.strip() for key, value in re.findall(r"^\s*(\w+)\s*=([^\r\n]*)", text, re.MULTILINE)}
+    told = _orderly(path, text)
     shape = tuple(int(n) for n in told["dimsize"].split())
     parts = int(told.get("elementnumberofchannels", 1))
     name = last.group(1).decode("latin-1").strip()
@@ -136,6 +141,24 @@ def _meta(path: Path, head: bytes) -> _Form:
     oriented = bool({"transformmatrix", "rotation", "orientation"} & set(told))
     spaced = bool({"elementspacing", "elementsize"} & set(told))
     return _Form("MetaImage", (*shape, parts), _META[kind], packing, start, files, spaced, oriented, 1.0)
+
+
+def _orderly(path: Path, text: str) -> dict[str, str]:
+    """Key -> value of the header of a MetaImage. SimpleITK believes it: a wrong number of axes or values ends the program."""
+    rows = [line.partition("=") for line in text.splitlines() if line.strip()]
+    names = [key.strip().lower() for key, _, _ in rows]
+    told = dict(zip(names, (value.strip() for _, _, value in rows), strict=True))
+    axes = told.get("ndims", "")
+    right = axes in ("1", "2", "3", "4", "5") and len(told) == len(names) and all(equals for _, equals, _ in rows)
+    right &= all(len(key) < 200 and len(value) < 4000 and key.isascii() for key, value in told.items())
+    for name, power in _COUNTS.items() if right else ():
+        numbers = told.get(name, "").split()
+        right &= name not in told or (len(numbers) == int(axes) ** power and all(_NUMBER.fullmatch(n) for n in numbers))
+        right &= name not in told or names.index(name) > names.index("ndims")
+    right &= all(told.get(key, "true").lower() in ("true", "false", "1", "0") for key in _FLAGS)
+    if not right:
+        raise UnreadableError(path, "has a header that contradicts itself", EXPORT)
+    return told
 
 
 def _nrrd(path: Path, head: bytes) -> _Form:

@@ -6,7 +6,7 @@ import pytest
 from headwater.scans.distribution import clones
 from headwater.scans.distribution.clones import clone, clone_gap, dealt, predict, whitened
 from headwater.scans.distribution.finding import beside
-from headwater.scans.distribution.labels import Labelled
+from headwater.scans.distribution.labelled import Labelled
 from headwater.streams import numpy_stream
 
 SCANS, EACH, WIDTH = 16, 24, 12

@@ -1,7 +1,6 @@
 """The whole: two and three dimensions, real scans, and whatever else a folder may hold."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -28,7 +27,7 @@ def scans(field, shape, count=12, slope=-2.5, **more) -> list[Sample]:
 
 def look(samples: list[Sample], **more):
     found = describe(lambda i: samples[i], len(samples), **more)
-    json.dumps(asdict(found), allow_nan=False)
+    json.dumps(found.plain(), allow_nan=False)
     assert [f.name for f in found.findings] == NAMES
     for finding in found.findings:
         assert finding.sentence.count(". ") == 0 and finding.sentence.endswith(".") and "nan" not in finding.sentence.split()

@@ -1,7 +1,6 @@
 """Findings are finite, survive JSON and speak in sentences."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
@@ -18,9 +17,10 @@ def distribution(**changes) -> Distribution:
 
 
 def test_json_holds_everything():
-    value = json.loads(json.dumps(asdict(distribution()), allow_nan=False))
+    value = json.loads(json.dumps(distribution().plain(), allow_nan=False))
     assert value["findings"][0]["null"] == {"of": "noise", "value": 0.0, "low": -0.1, "high": 0.1}
     assert value["findings"][1]["value"] is None
+    assert value["sentences"] == distribution().sentences()
     assert value["plots"][0]["series"][0]["y"] == [4.0, 1.0]
 
 

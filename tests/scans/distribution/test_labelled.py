@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headwater.scans.distribution.labels import labelled
+from headwater.scans.distribution.labelled import labelled
 from headwater.scans.distribution.patches import Sample, cut
 from headwater.streams import numpy_stream
 
