@@ -188,7 +188,9 @@ class MeanField(ABC):
         if not all(map(math.isfinite, seen)):
             return "the density is not finite"
         if span < SPAN:
-            return f"softmax sums lose positivity or span more than 1e12 over the sphere (beta={self.beta:g}): too much for doubles"
+            return (
+                f"softmax sums lose positivity or span more than 1e12 over the sphere (beta={self.beta:g}): too much for doubles"
+            )
         if tail > self.tail:
             return f"degrees up to {self.degrees} leave a tail of {tail:.2g}, above {self.tail:.2g}"
         if lowest < -10 * self.tail * largest:

@@ -115,8 +115,8 @@ def hutchinson(
 ) -> Float[Tensor, "K B N"]:
     """Unbiased estimates z' P J P z of the divergence, one per probe, at the cost of one directional derivative each.
 
-    probes (K, B, N, D). For of="flow" the sum over tokens is the estimate for the whole flow. Variance with Rademacher probes: 4 sum_{a<b} S_ab^2,
-    S = P (J + J') P / 2 (flat: P = I). `mean_and_error` reads them. Source: Hutchinson 1990; fixed probes per solve: FFJORD.
+    probes (K, B, N, D). For of="flow" the sum over tokens is the estimate for the whole flow. Variance with Rademacher probes in
+    flat space: 4 sum_{a<b} S_ab^2, S = (J + J') / 2. `mean_and_error` reads them. Source: Hutchinson 1990; FFJORD, 1810.01367.
     """
     space = _checked(v, of, space)
     if probes.shape[1:] != x.shape:

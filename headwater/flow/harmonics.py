@@ -26,7 +26,6 @@ from headwater.flow.onset import log_uniform_sum
 from headwater.flow.sphere import check_on_sphere
 
 LARGEST = {2: 4096, 3: 120, 4: 32}  # degree of the largest plan by d: its tables stay below 200 MiB
-ROUNDING = 2e-15  # of sums relative to n, times 2 n / Z: more than any measured
 ELEMENTS = 2**18  # numbers in the largest array of a block of tokens: it stays in the cache
 
 
@@ -56,6 +55,11 @@ def degree(beta: float, error: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if tail(beta, middle) > error else (low, middle)
     return high
+
+
+def rounding(beta: float, degree: int) -> float:
+    """Rounding errors of sums relative to n, in float64: two to twenty times what was measured for degrees 8 to 2500."""
+    return 3e-15 * (degree + 2) + 1e-15 * abs(beta)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def plan(d: int, beta: float, degree: int, device: torch.device) -> Plan:
     h, g, b, a = torch.meshgrid(nodes[0], nodes[0], *apart, indexing="ij")
     cosine = (fourier.points(d, h, b, a) * fourier.points(d, g, 0 * b, 0 * a)).sum(0)
     sampled = torch.from_numpy(chebval(cosine.numpy(), series))
-    few, more = ([(*left, p.a) for p in fourier.basis(d, top, torch.device("cpu")) for left in p.left] for top in (degree, degree + 1))
+    few, more = (
+        [(*left, p.a) for p in fourier.basis(d, top, torch.device("cpu")) for left in p.left] for top in (degree, degree + 1)
+    )
     spread = tuple(tuple(r.dual(n).to(device) for r, n in zip(rows, nodes, strict=True)) for rows in more)
     gather = tuple(tuple(r.at(n).T.to(device) for r, n in zip(rows, nodes, strict=True)) for rows in few)
     kernel = tuple(_between(sampled, rows, nodes[0], apart).to(device) for rows in few)
@@ -115,16 +121,16 @@ def _apply(array: Tensor, matrices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return (h.T @ array.flatten(-2)).unflatten(-1, array.shape[-2:])
 
 
-def fields(made: Plan, moments: list[Float[Tensor, "H Q P"]]) -> list[Float[Tensor, "Q P H C"]]:
-    """Coefficients of sum_j k_L(<x, x_j>) [1, x_j] as functions of x, C = 1 + d, from the moments of degree L+1."""
+def fields(made: Plan, moments: list[Tensor]) -> list[Tensor]:
+    """Coefficients (Q, P, H, 1 + d) of sum_j k_L(<x, x_j>) [1, x_j] as functions of x, from the moments of degree L+1."""
     weight = sum(_apply(moment, rows) for moment, rows in zip(moments, made.spread, strict=True))
     loaded = torch.cat((weight.unsqueeze(0), weight * made.points))
     seen = (_apply(loaded, rows).permute(2, 3, 1, 0) for rows in made.gather)
     return [kernel @ part for kernel, part in zip(made.kernel, seen, strict=True)]
 
 
-def moments(x: Float[Tensor, "D N"], top: int) -> list[Float[Tensor, "H Q P"]]:
-    """Sums over tokens of all waves up to degree `top`, class by class of parity."""
+def moments(x: Float[Tensor, "D N"], top: int) -> list[Tensor]:
+    """Sums (H, Q, P) over tokens of all waves up to degree `top`, class by class of parity."""
     h, b, a = fourier.angles(x)
     found = []
     for parity in fourier.basis(len(x), top, x.device):
@@ -134,8 +140,8 @@ def moments(x: Float[Tensor, "D N"], top: int) -> list[Float[Tensor, "H Q P"]]:
     return found
 
 
-def evaluate(x: Float[Tensor, "D N"], matrices: list[Float[Tensor, "CP HQ"]], top: int) -> Float[Tensor, "C N"]:
-    """The fields at tokens: sums over h and b by matrix product, over a by rows."""
+def evaluate(x: Float[Tensor, "D N"], matrices: list[Tensor], top: int) -> Float[Tensor, "C N"]:
+    """The fields at tokens, matrices (C P, H Q): sums over h and b by matrix product, over a by rows."""
     h, b, a = fourier.angles(x)
     total, matrices = 0, iter(matrices)
     for parity in fourier.basis(len(x), top, x.device):
@@ -178,23 +184,38 @@ def attend(
     if d not in LARGEST:
         raise ToleranceError(f"harmonics: tokens of width {d}; made for 2, 3 and 4")
     least = 1 / n if beta >= 0 else float(np.exp(2 * beta))  # Z / n is at least that, whatever the cloud
-    mass, highest = max(_even_mass(d, beta) / 2, least), 0
+    mass, highest = max(even_mass(d, beta) / 2, least), 0
     while True:
-        wanted = tol * mass / 2 - ROUNDING
-        if not wanted > 0:
-            raise ToleranceError(f"harmonics: tol={tol:g} is below rounding where Z / n is {mass:.2g}: ask for {4 * ROUNDING / mass:.1g}")
-        highest = max(highest + 1, degree(beta, wanted))
+        highest = max(highest + 1, needed(beta, tol, mass))
         made = plan(d, beta, highest, x.device)
         found = [_cloud(made, one, V, tangential) for one in x]
         lowest = min(float(z) for _, z in found) / n
-        error = 2 * (made.error + ROUNDING) / lowest if lowest > 0 else float("inf")
+        noise = made.error + rounding(beta, highest)
+        error = 2 * noise / lowest if lowest > 0 else float("inf")
         if error <= tol:
-            return Pulled(torch.stack([pull for pull, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0), error, highest)
-        mass = max(lowest - made.error - ROUNDING, least)
+            return Pulled(
+                torch.stack([pull for pull, _ in found]) if len(found) > 1 else found[0][0].unsqueeze(0), error, highest
+            )
+        mass = max(lowest - noise, least)
+
+
+def needed(beta: float, tol: float, mass: float) -> int:
+    """Degree for an error of `tol` where the smallest Z / n is `mass`. Raises ToleranceError if rounding is larger than that."""
+    wanted = tol * mass / 2
+    if not wanted > 0:
+        raise ToleranceError(f"harmonics: tol={tol:g} at Z / n = {mass:.2g} is below every number")
+    enough = degree(beta, wanted)
+    spare = wanted - rounding(beta, enough + 2)
+    if spare <= 0:
+        least = 2 * rounding(beta, enough + 2) / mass
+        raise ToleranceError(
+            f"harmonics: tol={tol:g} is below rounding, which is {least:.1g} at beta={beta:g} and Z / n = {mass:.2g}"
+        )
+    return degree(beta, spare)
 
 
 @lru_cache(maxsize=64)
-def _even_mass(d: int, beta: float) -> float:
+def even_mass(d: int, beta: float) -> float:
     """Z / n where tokens are spread evenly."""
     return float(np.exp(log_uniform_sum(d, abs(beta)) - abs(beta)))
 

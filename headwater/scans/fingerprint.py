@@ -54,11 +54,9 @@ def spectra(prints: np.ndarray) -> np.ndarray:
 
     Square roots of the power of the tapered thumbnail, averaged over the signs of each frequency.
     """
-    from scipy import fft
-
     axes = tuple(range(1, prints.ndim))
     tapered = prints.astype(np.float32) * taper(prints.shape[1:]).astype(np.float32)
-    power = np.abs(fft.fftn(tapered, axes=axes)) ** 2
+    power = np.abs(np.fft.fftn(tapered, axes=axes)) ** 2
     for axis in axes:
         power = (power + np.roll(np.flip(power, axis), 1, axis)) / 2
     low = power[(slice(None), *[slice(ORDER)] * len(axes))]

@@ -185,8 +185,11 @@ def _stamped(
     usual, odd = triage.without_minority(entries)
     kept, copies = triage.without_copies(usual, named or [])
     said = _shown_faults([*faults, *odd, *copies], shown, catalog)
+    from threadpoolctl import threadpool_limits
+
     sources = {item.name: item.source for item in catalog.items}
-    near = find([prints[e.name] for e in kept], lambda i: upright(read(sources[kept[i].name])), seed=seed)
+    with threadpool_limits(1):  # its arrays are small: threads would only wait for each other
+        near = find([prints[e.name] for e in kept], lambda i: upright(read(sources[kept[i].name])), seed=seed)
     whose = {e.name: e.subject for e in usual}
     same = {e.sha256: e.subject for e in kept}
     ties = [(whose[e.name], same[e.sha256]) for e in usual if same[e.sha256] != whose[e.name]]

@@ -47,7 +47,8 @@ def passport(run: Path, rng: np.random.Generator, scans: int = 60, hostile: str 
         facts = {
             "shape": shape, "spacing": [1.0, 1.0, 1.0], "spaced": True, "channels": 1,
             "dtype": "float32" if index % 3 else "uint8", "format": "NIfTI", "modality": "MR" if index % 2 else "",
-            "orientation": "RAS", "mean": [0.4 * scale], "spread": [0.2 * scale], "low": [0.02 * scale], "high": [scale], "least": [0.0], "most": [1.2 * scale],
+            "orientation": "RAS", "mean": [0.4 * scale], "spread": [0.2 * scale],
+            "low": [0.02 * scale], "high": [scale], "least": [0.0], "most": [1.2 * scale],
             "clipped": 0.001, "blank": 0, "sha256": f"{index:064x}", "notes": [],
         }  # fmt: skip
         entries.append({

@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from headwater.scans.examine import Seen, _blank, counted, examine, moments
+from headwater.scans.examine import Seen, _blank, counted, examine, moments, percentiles
 from headwater.scans.scan import Source
 
 
@@ -108,3 +108,9 @@ def test_upright_brings_every_axis_order_together():
         scan = Scan(turned[None], (1.0, 1.0, 1.0), inv_ornt_aff(there, head.shape), Source(()))
         assert scan.orientation == way and upright(scan).shape[1:] == head.shape
         assert np.array_equal(np.sort(upright(scan), axis=None), np.sort(head, axis=None))
+
+
+def test_percentiles_are_numpys():
+    for n in (1, 2, 777):
+        values = rng(n).normal(size=n).astype(np.float32)
+        assert percentiles(values, (0.5, 50, 99.5)) == pytest.approx(np.percentile(values, [0.5, 50, 99.5]).tolist(), rel=1e-6)

@@ -15,6 +15,7 @@ COMPANIONS = (".raw", ".zraw", ".raw.gz")  # voxels whose header is another file
 _HEAD = 1 << 20  # bytes within which a header must end
 _META = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "long": 4, "ulong": 4, "long_long": 8,
          "ulong_long": 8, "float": 4, "double": 8}  # fmt: skip
+_LINE = 500  # letters: on longer lines with a fault in them SimpleITK ends the program
 _COUNTS = {"dimsize": 1, "elementspacing": 1, "elementsize": 1, "offset": 1, "position": 1, "origin": 1, "centerofrotation": 1,
            "transformmatrix": 2, "rotation": 2, "orientation": 2, "elementnumberofchannels": 0, "headersize": 0,
            "compresseddatasize": 0}  # of numbers: axes to this power  # fmt: skip
@@ -165,6 +166,9 @@ def _nrrd(path: Path, head: bytes) -> _Form:
     """The header of a NRRD: lines "key: value" up to an empty one."""
     end = re.search(rb"\r?\n\r?\n", head)
     text = head[: end.start() if end else len(head)].decode("latin-1")
+    fields = [line for line in text.splitlines() if ":=" not in line and not line.startswith("#")]
+    if max(map(len, fields)) > _LINE:
+        raise UnreadableError(path, "has a line in its header that is too long", EXPORT)
     told = {key.strip().lower(): value.strip() for key, value in re.findall(r"^([\w ]+):(?!=)([^\r\n]*)", text, re.MULTILINE)}
     shape = tuple(int(n) for n in told["sizes"].split())
     kind = told["type"].lower().removeprefix("unsigned ").removeprefix("signed ").removesuffix("_t").removesuffix(" int")
