@@ -5,8 +5,6 @@ import json as jsons
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +14,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from headwater import api, runfolder
 from headwater.errors import InputError
 from headwater.interrupt import Interrupted
+from headwater.terminal import Quiet, Terminal
 
 Scans = Annotated[Positional[Path], arg(metavar="SCANS", help="folder of scans")]
 Labels = Annotated[Path | None, arg(metavar="MASKS", help="folder of masks, named as their scans")]
@@ -37,56 +36,6 @@ Run = Annotated[Positional[Path], arg(metavar="RUN", help="run folder")]
 
 
 MANY = 20  # lines of what was set aside that are printed
-
-
-class Terminal:
-    """Words and bars for a person."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(highlight=False, soft_wrap=True)
-
-    def say(self, text: str = "") -> None:
-        """One line."""
-        self.console.print(text, markup=False)
-
-    @contextmanager
-    def track(self, label: str, total: int) -> Iterator[Callable[..., None]]:
-        """A bar with what is left; the last note stays beneath it."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.text import Text
-
-        columns = (
-            TextColumn("{task.description:<12}"),
-            BarColumn(28),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        lasting = self.console.is_terminal
-        with Progress(*columns, console=self.console, transient=False, disable=not lasting) as bars:
-            task = bars.add_task(label, total=total)
-            last = ""
-
-            def advance(count: int = 1, note: str = "") -> None:
-                nonlocal last
-                bars.advance(task, count)
-                if note and note != last:
-                    last = note
-                    bars.console.print(Text(f"  {note}", style="dim"))
-
-            yield advance
-
-
-class Quiet(Terminal):
-    """For --json: bars and words go to standard error."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.console = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 def _listener(json: bool) -> Terminal:

@@ -325,13 +325,14 @@ def test_what_is_written_is_the_owners_alone(whole):
 
 def test_two_requests_get_two_folders(phantoms, tmp_path, monkeypatch):
     from headwater import api
+    from headwater.request import folder_for
 
     monkeypatch.chdir(tmp_path)
     scans = tmp_path / "spine" / "images"
     one, other = api.Request(scans), api.Request(scans, seed=1)
-    assert api.folder_for(one) == Path("runs/spine") == api.folder_for(other), "nothing is there yet"
+    assert folder_for(one) == Path("runs/spine") == folder_for(other), "nothing is there yet"
     runfolder.write_json(Path("runs/spine/private/request.json"), one.plain())
-    assert api.folder_for(one) == Path("runs/spine") and api.folder_for(other) == Path("runs/spine-2")
+    assert folder_for(one) == Path("runs/spine") and folder_for(other) == Path("runs/spine-2")
 
 
 def headwater(*arguments: object, **options: object) -> subprocess.Popen:

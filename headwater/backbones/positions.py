@@ -1,7 +1,7 @@
 """Where a token is: nothing, added to tokens (sinusoidal, learned), turned queries and keys (rotary), or a bias of their scores."""
 
 import math
-from abc import ABC, abstractmethod
+from abc import ABC
 from typing import final
 
 import torch
@@ -63,20 +63,16 @@ class Positions(nn.Module, ABC):
         """Tokens as they enter the first block."""
         return x
 
-    @abstractmethod
     def relate(
         self, grid: tuple[int, ...], kept: Int[Tensor, "B N"] | None, extra: int, device: torch.device
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """cos and sin (b, 1, extra + N, P) of the angles, and bias (b, H, extra + N, extra + N) of the scores, where there are."""
+        """cos and sin (b, 1, extra + N, P) of the angles, and bias (b, H, extra + N, extra + N) of the scores; None for none."""
+        return None, None, None
 
 
 @final
 class Unplaced(Positions):
     """No positions: the encoder cannot tell one order of its tokens from another."""
-
-    def relate(self, grid, kept, extra, device):
-        """Nothing."""
-        return None, None, None
 
 
 @final
@@ -93,10 +89,6 @@ class Sinusoidal(Positions):
         turn = angles(self.places(grid, kept, x.device), self.width)
         waves = torch.cat([turn.sin(), turn.cos()], -1)
         return x + F.pad(waves, (0, self.width - waves.shape[-1])).to(x.dtype)
-
-    def relate(self, grid, kept, extra, device):
-        """Nothing: tokens carry it all."""
-        return None, None, None
 
 
 @final
@@ -117,10 +109,6 @@ class Learned(Positions):
             whole = F.interpolate(table.T.unflatten(1, own)[None], size=tuple(grid), mode=LINEAR[self.ndim], align_corners=False)
             table = whole[0].flatten(1).T
         return x + (table[None] if kept is None else table[kept]).to(x.dtype)
-
-    def relate(self, grid, kept, extra, device):
-        """Nothing: tokens carry it all."""
-        return None, None, None
 
 
 @final

@@ -91,7 +91,8 @@ class MeanField(ABC):
         self.beta, self.degrees, self.kind, self.kappa, self.tail = float(beta), degrees, kind, kappa, tail
         own = weight is None
         scale = math.exp(abs(beta)) if own and kind == "USA" else 1.0  # taken out of the weight, so that it stays within 1
-        zonal = self.zonal((lambda s: np.exp(beta * s - abs(beta))) if own else weight)  # degrees 0 .. L + 1
+        with np.errstate(all="ignore"):  # looked at below
+            zonal = self.zonal((lambda s: np.exp(beta * s - abs(beta))) if own else weight)  # degrees 0 .. L + 1
         if not np.isfinite(zonal).all():
             raise ValueError("mean field: the weight is not finite on all of [-1, 1]")
         l, d = np.arange(degrees + 1), self.width

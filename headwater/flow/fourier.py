@@ -1,7 +1,8 @@
 """Waves on the angles of S^1, S^2 and S^3, in which every polynomial on the sphere is a short Fourier series.
 
-Points of S^3 are (cos(h) e^{ia}, sin(h) e^{ib}), of S^2 (sin(h) e^{ia}, cos(h)), of S^1 e^{ib}. A polynomial of degree L has degree L
-in each angle, and is even or odd in h as its frequencies of a and b say: the double Fourier sphere (Merilees 1973) one step further.
+Points of S^3 are (cos(h) e^{ia}, sin(h) e^{ib}), of S^2 (sin(h) e^{ia}, cos(h)), of S^1 e^{ib}. A polynomial of degree L has
+degree L in each angle, and is even or odd in h as its frequencies of a and b say: the double Fourier sphere (Merilees 1973), and
+the same one dimension up.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Rows:
         return len(self.frequency)
 
     def at(self, theta: Float[Tensor, "N"] | None) -> Float[Tensor, "R N"]:
-        """Values (rows, angles). One cosine each is cheaper than any recurrence of as many array operations."""
+        """Values. One cosine each is cheaper than any recurrence of as many array operations."""
         return torch.addcmul(-self.shift, self.frequency, theta).cos()
 
     def dual(self, theta: Float[Tensor, "N"]) -> Float[Tensor, "R N"]:
@@ -42,6 +43,7 @@ class Parity:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # the cache serves calls with gradients too
 def basis(d: int, top: int, device: torch.device) -> tuple[Parity, ...]:
     """Waves up to degree `top` whose products, parity by parity, span the polynomials of that degree on S^{d-1}, d = 2, 3, 4."""
 

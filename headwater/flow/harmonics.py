@@ -1,15 +1,15 @@
 """Attention on S^1, S^2 and S^3 in time of n: every token sees the others only through the Fourier moments of the cloud.
 
-Kernel. k(t) = e^{beta t - |beta|} on [-1, 1] is cut to its Chebyshev series of degree L, whose coefficients are e^{-|beta|} I_l(|beta|),
-twice for l > 0. What is cut off is largest at an end, where it is the plain sum E = 2 e^{-|beta|} sum_{l>L} I_l: the same in every d.
-Moments. Sums of all waves (see fourier) up to degree L+1 fix weights on a small grid of nodes that integrates every such polynomial
-as the cloud does. Hence sum_j k_L(<x, x_j>) [1, x_j] follows from moments of weight 1. <x, y> depends on the two phases only through
-their differences, so the kernel mixes nothing but frequencies of the polar angle. Two passes over the tokens, in blocks.
+Kernel. k(t) = e^{beta t - |beta|} on [-1, 1] is cut to its Chebyshev series of degree L, of coefficients e^{-|beta|} I_l(|beta|)
+(twice for l > 0). What is cut off is largest at an end, where it is the plain sum E = 2 e^{-|beta|} sum_{l>L} I_l, whatever d.
+Moments. Sums of all waves (see fourier) up to degree L+1 fix weights on a small grid of nodes, which integrates every such
+polynomial as the cloud does. Hence sum_j k_L(<x, x_j>) [1, x_j] follows from moments of weight 1. <x, y> depends on phases only
+through their differences, so the kernel mixes nothing but frequencies of the polar angle. Two passes over the tokens, in blocks.
 Error. |sum_j (k - k_L)| <= n E, so the pull N/Z is off by at most 2 n E / Z_i |V|: N/Z - N'/Z' = (N - N')/Z' + (N/Z)(Z' - Z)/Z'.
 As Z_i >= 1 for beta >= 0 this is the a priori n * tol; `attend` looks at the Z_i it finds and raises L where they ask for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,7 +25,7 @@ from headwater.flow import fourier
 from headwater.flow.onset import log_uniform_sum
 from headwater.flow.sphere import check_on_sphere
 
-LARGEST = {2: 4096, 3: 120, 4: 32}  # degree of the largest plan by d: its tables stay below 200 MiB
+LARGEST = {2: 4096, 3: 120, 4: 32}  # degree of the largest plan by d: 7 million samples of the kernel, once
 ELEMENTS = 2**18  # numbers in the largest array of a block of tokens: it stays in the cache
 
 
@@ -66,8 +66,8 @@ def rounding(beta: float, degree: int) -> float:
 class Plan:
     """What turns moments into fields for one d, beta and degree L; a tuple has one entry per class of parity.
 
-    spread: moments of degree L+1 to weights at nodes, three matrices (rows, nodes). gather: weighted nodes to moments of degree L,
-    three matrices (nodes, rows). kernel (Q, P, H, H): k_L between waves of h. points (d, H, Q, P): the nodes. error: E of `tail`.
+    spread: moments of degree L+1 to weights at nodes, three matrices (rows, nodes). gather: weighted nodes to moments of degree
+    L, three matrices (nodes, rows). kernel (Q, P, H, H): k_L between waves of h. points (d, H, Q, P): nodes. error: E of `tail`.
     """
 
     d: int
@@ -80,6 +80,7 @@ class Plan:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # the cache serves calls with gradients too
 def plan(d: int, beta: float, degree: int, device: torch.device) -> Plan:
     """Tables for tokens of width d = 2, 3 or 4. Raises ToleranceError beyond the degree up to which they are small."""
     if d not in LARGEST or degree > LARGEST[d]:
@@ -103,7 +104,7 @@ def plan(d: int, beta: float, degree: int, device: torch.device) -> Plan:
 
 
 def _between(sampled: Tensor, rows: tuple[fourier.Rows, ...], h: Tensor, apart: list[Tensor]) -> Tensor:
-    """Coefficients (Q, P, H, H) of a kernel sampled at (h, h', b - b', a - a'): cos f(a - a') is cos cos + sin sin, alike for both."""
+    """Coefficients (Q, P, H, H) of a kernel sampled at (h, h', b - b', a - a'), alike for cosines and sines of a and of b."""
     polar, mixed = rows[0].dual(h), sampled
     for wave, half in zip(rows[1:], apart, strict=True):
         times = torch.full_like(half, 2.0)  # nodes that share a value
@@ -156,7 +157,7 @@ def evaluate(x: Float[Tensor, "D N"], matrices: list[Tensor], top: int) -> Float
 
 @dataclass(frozen=True)
 class Pulled:
-    """pull (B, N, D): sum_j A_ij V x_j. error: proven bound of |pull - exact| in units of the spectral norm of V. degree: L used."""
+    """pull (B, N, D): sum_j A_ij V x_j. error: proven bound of |pull - exact| in units of the spectral norm of V. degree: L."""
 
     pull: Float[Tensor, "B N D"]
     error: float
@@ -173,9 +174,9 @@ def attend(
 ) -> Pulled:
     """Softmax attention among tokens on the sphere of width D = 2, 3 or 4 in time of N, |error| <= tol * |V| per token, proven.
 
-    Starts from the degree that is enough for tokens spread evenly and repeats with a higher one if the smallest Z_i found asks for it.
-    Works in float64 and returns the type of x. Tokens count as directions: lengths off 1 by rounding are set right. Differentiable
-    along the sphere (the radial part of a gradient is dropped); the backward pass computes blocks of tokens again.
+    Starts from the degree that is enough for tokens spread evenly; repeats with a higher one if the smallest Z_i found asks so.
+    Works in float64 and returns the type of x. Tokens count as directions: lengths off 1 by rounding are set right.
+    Differentiable along the sphere (the radial part of a gradient is dropped); the backward pass computes blocks of tokens again.
     tangential: subtract the part along x_i.
     Raises: ToleranceError if tol is below rounding or the degree above LARGEST; ValueError for NaN and tokens off the sphere.
     """
@@ -228,7 +229,7 @@ def _cloud(made: Plan, x: Float[Tensor, "N D"], V: Tensor | None, tangential: bo
     widths = [(len(h) * len(b), (1 + made.d) * len(parity.a)) for parity in basis for h, b in parity.left]
     blocks = x.split(max(256, ELEMENTS // max(map(max, widths))))
 
-    def run(step: Callable, *given: Tensor) -> list[Tensor]:
+    def run(step: Callable, *given: Tensor) -> Sequence[Tensor]:
         return checkpoint(step, *given, use_reentrant=False) if back and len(blocks) > 1 else step(*given)
 
     def columns(block: Tensor) -> Tensor:
@@ -258,7 +259,7 @@ def _cloud(made: Plan, x: Float[Tensor, "N D"], V: Tensor | None, tangential: bo
 
 
 def _away_from_poles(x: Tensor) -> Tensor:
-    """The best of a few fixed rotations: no token where an angle is undefined, for derivatives divide by the distance to there."""
+    """The best of a few fixed rotations: no token near where an angle is undefined, as derivatives divide by that distance."""
     drawn = torch.randn(6, x.shape[-1], x.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     turns = torch.linalg.qr(drawn)[0].to(x.device)
 

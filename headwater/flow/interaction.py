@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.flow import fourier, harmonics, subsample
-from headwater.flow.kernels import attend as attend_all
 from headwater.flow.sphere import check_on_sphere, tangent
 from headwater.flow.velocity import InTime, Weight
 
@@ -22,8 +21,8 @@ SCORES = 2**24  # numbers in the scores of a block of queries, where no fused ke
 class Choice:
     """A way to attention and why it was taken.
 
-    cost: predicted seconds on one core of an EPYC Zen 4 in float64. memory: bytes beside tokens and pulls, at most. error: per token,
-    in units of the spectral norm of V; a bound for harmonics, rounding alone for exact, root mean square for subsample.
+    cost: predicted seconds on one core of an EPYC Zen 4 in float64. memory: bytes beside tokens and pulls, at most. error: per
+    token, in units of the spectral norm of V; a bound for harmonics, rounding alone for exact, root mean square for subsample.
     """
 
     method: Method
@@ -36,8 +35,8 @@ class Choice:
 def choose(n: int, d: int, beta: float, tol: float, *, random: bool = False) -> Choice:
     """The cheapest way to attention of n tokens on S^{d-1} with errors of at most tol * |V|_2 per token.
 
-    random: may it be right on average only (subsample)? Costs are of tokens spread evenly; a cloud with tokens far from all others
-    asks harmonics for up to twice the degree. Raises ValueError for sizes and tolerances that make no sense.
+    random: may it be right on average only (subsample)? Costs are of tokens spread evenly; a cloud with tokens far from all
+    others asks harmonics for a higher degree, at most about twice. Raises ValueError for sizes and tolerances that make no sense.
     """
     if n < 1 or d < 2 or not math.isfinite(beta) or not (math.isfinite(tol) and tol > 0):
         raise ValueError(f"choose: n={n}, d={d}, beta={beta}, tol={tol}: needs n >= 1, d >= 2, finite beta, positive finite tol")
@@ -48,13 +47,7 @@ def choose(n: int, d: int, beta: float, tol: float, *, random: bool = False) -> 
     except harmonics.ToleranceError as error:
         reasons.append(str(error))
     if random:
-        p = subsample.keys_for(n, d, beta, tol)
-        if p < n:
-            cost = n * p * _per_pair(d) + 2e-8 * n
-            because = f"{p} of {n} keys are enough for an error of {tol:g} on average"
-            ways.append(Choice("subsample", cost, 8 * (n + p * d), subsample.expected_error(n, d, beta, p), because))
-        else:
-            reasons.append(f"a random subset would need all {n} keys for tol={tol:g}")
+        ways.append(_random(n, d, beta, tol))
     best = min(ways, key=lambda way: way.cost)
     beaten = [f"{way.method} would take {_seconds(way.cost)}, not {_seconds(best.cost)}" for way in ways if way is not best]
     return replace(best, because="; ".join(filter(None, [best.because, *beaten, *reasons])))
@@ -99,6 +92,13 @@ def _harmonic(n: int, d: int, beta: float, tol: float) -> Choice:
     )
 
 
+def _random(n: int, d: int, beta: float, tol: float) -> Choice:
+    p = subsample.keys_for(n, d, beta, tol)
+    because = f"{p} random keys of {n} are enough for an error of {tol:g} on average"
+    cost = n * p * _per_pair(d) + 2e-8 * n + 5e-5
+    return Choice("subsample", cost, 8 * (n + p * d), subsample.expected_error(n, d, beta, p), because)
+
+
 def _queries(n: int) -> int:
     return max(64, SCORES // n)
 
@@ -115,34 +115,38 @@ def attend(
 ) -> tuple[Float[Tensor, "B N D"], Choice]:
     """Softmax attention sum_j A_ij V x_j among tokens on the sphere, and how it was done.
 
-    "auto" takes what `choose` says, and subsample only if there is a generator; where harmonics turn out not to meet `tol` on this
-    cloud, it says so in the choice and goes the exact way, in blocks of queries. tangential: subtract the part along x_i.
+    "auto" takes what `choose` says, and subsample only if there is a generator; where harmonics turn out not to meet `tol` on
+    this cloud, it says so in the choice and goes the exact way, in blocks of queries. tangential: subtract the part along x_i.
     Raises: ValueError if a method is asked for by name that cannot meet `tol` (harmonics) or lacks a generator (subsample).
     """
     check_on_sphere(x, "attend")
     if method not in METHODS:
         raise ValueError(f"attend: method {method!r}; use one of {METHODS}")
     n, d = x.shape[1:]
-    choice = choose(n, d, beta, tol, random=generator is not None)
-    if method == "subsample" or (method == "auto" and choice.method == "subsample"):
+    choice = choose(n, d, beta, tol, random=generator is not None) if method == "auto" else _asked(method, n, d, beta, tol)
+    if choice.method == "subsample":
         if generator is None:
             raise ValueError("attend: subsample draws keys: pass a generator")
-        p = subsample.keys_for(n, d, beta, tol)
-        pull = subsample.attend(x, subsample.draw(n, p, generator).to(x.device), beta, V)
-        error = subsample.expected_error(n, d, beta, p)
-        return tangent(x, pull) if tangential else pull, replace(choice, method="subsample", error=error)
-    if method == "harmonics" or (method == "auto" and choice.method == "harmonics"):
+        keys = subsample.draw(n, subsample.keys_for(n, d, beta, tol), generator)
+        pull = subsample.attend(x, x[:, keys.to(x.device)], beta, V)
+        return tangent(x, pull) if tangential else pull, choice
+    if choice.method == "harmonics":
         try:
             found = harmonics.attend(x, beta, V, tol, tangential=tangential)
-            return found.pull, replace(choice, method="harmonics", error=found.error)
+            return found.pull, replace(choice, error=found.error)
         except harmonics.ToleranceError as error:
             if method == "harmonics":
                 raise
-            choice = replace(_exact(n, d, beta, tol), because=f"this cloud is too uneven: {error}")
-    values = (x if V is None else x @ V.to(x).T).unsqueeze(1)
-    keys = x.unsqueeze(1)
-    pull = torch.cat([attend_all(part, keys, values, beta=beta) for part in keys.split(_queries(n), 2)], 2).squeeze(1)
-    return tangent(x, pull) if tangential else pull, replace(choice, method="exact")
+            choice = replace(_exact(n, d, beta, tol), because=f"exact, as this cloud is too uneven: {error}")
+    pull = torch.cat([subsample.attend(part, x, beta, V) for part in x.split(_queries(n), 1)], 1)
+    return tangent(x, pull) if tangential else pull, choice
+
+
+def _asked(method: str, n: int, d: int, beta: float, tol: float) -> Choice:
+    """The choice of one who has chosen."""
+    choose(n, d, beta, tol)  # complains
+    way = {"exact": _exact, "harmonics": _harmonic, "subsample": _random}[method](n, d, beta, tol)
+    return replace(way, because="; ".join(filter(None, ["asked for", way.because])))
 
 
 @final
@@ -175,16 +179,16 @@ class FastAttention(nn.Module):
 
 
 def lipschitz_bound(n: int, beta: float, V: Float[Tensor, "D D"] | None = None, radius: float = 1.0) -> float:
-    """Largest factor by which softmax attention of n tokens in a ball can stretch a change of them (Frobenius norm), no projection.
+    """Largest factor by which softmax attention of n tokens in a ball can stretch a change of them (Frobenius; no projection).
 
-    sqrt(3) |V| (beta^2 R^4 (4 n + 1) + n)^{1/2} for Q'K = I. Source: Castin, Ablin and Peyre 2024, theorem 3.3 (as recalled; loose).
+    sqrt(3) |V| (beta^2 R^4 (4 n + 1) + n)^{1/2} for Q'K = I. Source: Castin, Ablin and Peyre 2024, theorem 3.3; recalled; loose.
     """
     norm = 1.0 if V is None else float(torch.linalg.matrix_norm(V, 2))
     return math.sqrt(3) * norm * math.sqrt(beta**2 * radius**4 * (4 * n + 1) + n)
 
 
 def mean_field_lipschitz_bound(beta: float, V: Float[Tensor, "D D"] | None = None, radius: float = 1.0) -> float:
-    """The same for any number of tokens: |V| (1 + 3 |beta| R^2) e^{2 |beta| R^2}; infinite where float64 ends. Source: as above."""
+    """The same for any number of tokens: |V| (1 + 3 |beta| R^2) e^{2 |beta| R^2}; infinite where float64 ends. Source: ditto."""
     norm = 1.0 if V is None else float(torch.linalg.matrix_norm(V, 2))
     exponent = 2 * abs(beta) * radius**2
     return norm * (1 + 1.5 * exponent) * math.exp(exponent) if exponent < 700 else math.inf

@@ -35,7 +35,7 @@ class Field(nn.Module):
     """
 
     def __init__(
-        self, d: int, generator: torch.Generator, *, start: Gaussian | None = None, width: int = 128, depth: int = 3, waves: int = 8
+        self, d: int, generator: torch.Generator, *, start: Gaussian | None = None, width: int = 128, depth: int = 4, waves: int = 8
     ):
         super().__init__()
         if d < 1 or width < 1 or depth < 1 or waves < 1:
@@ -111,9 +111,9 @@ def train(
     path: Path,
     generator: torch.Generator,
     coupling: str = "independent",
-    steps: int = 1000,
+    steps: int = 2000,
     batch: int = 512,
-    rate: float = 2e-3,
+    rate: float = 1e-2,
 ) -> Float[Tensor, "steps"]:
     """Trains field(t, x) in place by Adam with a cosine rate and returns the losses.
 

@@ -1,8 +1,8 @@
 """Attention to a shared random subset of keys: time of n p, any width, error about sqrt(1/p) per step and sqrt(h/p) along a flow.
 
-All tokens look at the same p keys, drawn without replacement, so sums over them times n/p are unbiased estimates of numerator and
-denominator; their ratio is biased by 1/p only. Errors of successive steps are independent and average out: after time 1 in steps of
-h, about 1/h of them, each h / sqrt(p), leave sqrt(h/p).
+All tokens look at the same p keys, drawn without replacement, so sums over them times n/p are unbiased estimates of numerator
+and denominator; their ratio is biased by order 1/p only. Errors of successive steps are independent and average out: the 1/h
+steps of size h in a unit of time, each off by h / sqrt(p), leave sqrt(h/p).
 """
 
 import hashlib
@@ -11,22 +11,22 @@ import struct
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from headwater.flow.kernels import attend as attend_all
 from headwater.flow.onset import bessel_ratios, log_uniform_sum
 from headwater.flow.sphere import check_on_sphere, tangent
 from headwater.flow.velocity import InTime, Weight
 
 
 def attend(
-    x: Float[Tensor, "B N D"], chosen: Integer[Tensor, "P"], beta: float, V: Float[Tensor, "D D"] | None = None
+    x: Float[Tensor, "B N D"], keys: Float[Tensor, "B P D"], beta: float, V: Float[Tensor, "D D"] | None = None
 ) -> Float[Tensor, "B N D"]:
-    """sum_j A_ij V x_j over the chosen keys only, with softmax weights among these."""
-    keys = x[:, chosen].unsqueeze(1)
+    """sum_j A_ij V y_j with softmax weights over the keys y, through torch's fused kernel."""
+    keys = keys.unsqueeze(1)
     values = keys if V is None else keys @ V.to(x).T
-    return attend_all(x.unsqueeze(1), keys, values, beta=beta).squeeze(1)
+    return F.scaled_dot_product_attention(beta * x.unsqueeze(1), keys, values, scale=1.0).squeeze(1)
 
 
 def draw(n: int, p: int, generator: torch.Generator) -> Integer[Tensor, "P"]:
@@ -37,8 +37,9 @@ def draw(n: int, p: int, generator: torch.Generator) -> Integer[Tensor, "P"]:
 
 
 def _spread(d: int, beta: float) -> float:
-    """Variance of the pull per key, for tokens spread evenly: E[w^2 |x - m|^2] / E[w]^2 with w = e^{beta t} and m the mean under w.
+    """Variance of the pull per key, for tokens spread evenly: E[w^2 |x - m|^2] / E[w]^2, w = e^{beta t}, m the mean under w.
 
+    First order of a ratio of means: N_p/Z_p - m is about the mean of w (x - m) over the keys, divided by E[w].
     The mean of t under e^{beta t} is A(beta) = I_{d/2}/I_{d/2-1}, hence E_{w^2} |x - m|^2 = 1 - 2 A(2 beta) A(beta) + A(beta)^2.
     """
     beta = abs(beta)
@@ -59,10 +60,10 @@ def keys_for(n: int, d: int, beta: float, tol: float) -> int:
 
 @final
 class Subsampled(nn.Module):
-    """Velocity of softmax self-attention on the sphere through p keys, drawn afresh for each time t and the same whenever t returns.
+    """Velocity of softmax self-attention on the sphere through p keys, drawn afresh for each time t, the same whenever t returns.
 
-    So a fixed step sees new keys each time, while checkpointing, the adjoint and two calls at one t agree. Use a first-order method:
-    the noise hides what higher orders gain. Not for adaptive steps.
+    So a fixed step sees new keys each time, while checkpointing, the adjoint and two calls at one t agree. Use a first-order
+    method: the noise hides what higher orders gain. Not for adaptive steps.
     Args: generator: read once, for the seed. V: as in velocity.Attention, one head.
     """
 
@@ -84,7 +85,7 @@ class Subsampled(nn.Module):
     def ambient(self, t: float | Tensor, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """The pull before projection."""
         check_on_sphere(x, "Subsampled")
-        return attend(x, self.keys(t, x.shape[1]).to(x.device), self.beta, self.V(t, x))
+        return attend(x, x[:, self.keys(t, x.shape[1]).to(x.device)], self.beta, self.V(t, x))
 
     def forward(self, t: float | Tensor, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
         """Tangent velocity of every token."""

@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import eval_legendre, sph_harm_y, sph_harm_y_all
+from scipy.special import eval_legendre, sph_legendre_p_all
 from torch import Tensor
 
 from headwater.flow.continuity import MeanField
@@ -35,11 +35,8 @@ class TwoSphere(MeanField):
         self.round = 3 * L + 1 + (L + 1) % 2  # even
         height, area = np.polynomial.legendre.leggauss(rows)
         self.colatitude, self.sine = np.arccos(height), np.sqrt(1 - height**2)
-        self.legendre = np.zeros((L + 1, rows, L + 1))  # Y_lm at longitude 0: m, latitude, l
-        self.slope = np.zeros_like(self.legendre)  # its derivative along the colatitude
-        for m in range(L + 1):
-            value, gradient = sph_harm_y(np.arange(m, L + 1)[None], m, self.colatitude[:, None], 0.0, diff_n=1)
-            self.legendre[m, :, m:], self.slope[m, :, m:] = value.real, gradient[..., 0].real
+        tables = sph_legendre_p_all(L, L, self.colatitude, diff_n=1)[:, :, : L + 1]  # Y_lm at longitude 0: l, m, latitude
+        self.legendre, self.slope = (np.ascontiguousarray(table.transpose(1, 2, 0)) for table in tables)  # m, latitude, l
         self.area_weights = area * 2 * np.pi / self.round
         self.turn = 1j * np.arange(L + 1)[:, None] / self.sine  # im / sin: derivative along the circle of latitude
 
@@ -90,8 +87,9 @@ class TwoSphere(MeanField):
         found = []
         for part in np.array_split(flat, max(1, len(flat) * 2 * L**2 // 2**22)):  # 64 MiB at a time
             down, east = np.arctan2(np.hypot(part[:, 0], part[:, 1]), part[:, 2]), np.arctan2(part[:, 1], part[:, 0])
-            Y = sph_harm_y_all(L, L, down, east)[:, : L + 1]  # l, m, point
-            found.append(np.einsum("ml,lmp->p", both, Y).real)
+            Y = sph_legendre_p_all(L, L, down)[0, :, : L + 1]  # l, m, point
+            rows = np.matmul(both[:, None], Y.transpose(1, 0, 2))[:, 0]  # m, point
+            found.append((rows * np.exp(1j * np.arange(L + 1)[:, None] * east)).real.sum(0))
         return torch.from_numpy(np.concatenate(found)).view(x.shape[:-1]).to(x.device)
 
     def mass(self, c: np.ndarray) -> float:

@@ -64,7 +64,8 @@ def read_labels(place: Source | Path | str) -> Scan:
     values = scan.array
     if values.dtype.kind == "f":
         values = np.rint(values)
-        wrong = ~(np.abs(scan.array - values) <= 1e-3)  # NaN counts as wrong
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(scan.array - values) <= 1e-3)  # NaN counts as wrong
         if wrong.any():
             fault = f"is a mask with values that are not whole numbers ({scan.array[wrong].flat[0]:g} for one)"
             raise UnreadableError(scan.source, fault, "save it with nearest-neighbour resampling and an integer type")
@@ -108,7 +109,8 @@ def _decode(form: ModuleType, source: Source, masks: bool) -> Scan:
     try:
         if masks and form.__name__.endswith(".dicom"):
             form = _dicom_mask(source.path)
-        scan = form.read(source, indices=True) if masks and form in (pictures, tiff) else form.read(source)
+        with np.errstate(all="ignore"):  # what damaged headers make overflow is checked afterwards
+            scan = form.read(source, indices=True) if masks and form in (pictures, tiff) else form.read(source)
     except UnreadableError:
         raise
     except OSError as error:

@@ -29,7 +29,7 @@ _KINDS = {  # kind of fault -> one, several
 
 
 def sentences(passport: "Passport") -> list[str]:
-    """Short lines: what is there and what it was taken for, what was set aside, spacing, intensity, axes, masks, who is tested on."""
+    """Short lines: what is there, what it was taken for, what was set aside, spacing, intensity, axes, masks, the split."""
     lines = [_what(passport), _rule(passport), _set_aside(passport), _near(passport), _spacing(passport), _intensity(passport)]
     lines += [_axes(passport), _masks(passport), _classes(passport), _split(passport)]
     lines += [_concern(concern) for concern in passport.concerns] + list(passport.notes)
@@ -149,7 +149,8 @@ def _masks(p: "Passport") -> str:
     subjects = len({e.subject for e in labelled})
     if p.instances:
         most = max(max(e.labels or {0: 0}) for e in labelled)
-        return f"masks for {subjects:,} of {_plural(len(p.subjects), 'subject')} number single objects (up to {most:,}): one structure"
+        whose = f"{subjects:,} of {_plural(len(p.subjects), 'subject')}"
+        return f"masks for {whose} number single objects (up to {most:,}): taken as one structure"
     names = list(p.label_names.items())
     said = ", ".join(name for _, name in names[:6]) + (f" and {len(names) - 6:,} more" if len(names) > 6 else "")
     short = [(name, sum(value not in e.labels for e in labelled)) for value, name in names]

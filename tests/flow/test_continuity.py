@@ -191,6 +191,13 @@ def test_softmax_sums_beyond_double_precision_are_told():
         Circle(weight=lambda s: s).solve(sharp, [0.0, 0.1])
 
 
+def test_a_negative_density_is_told():
+    c = np.zeros(17, complex)
+    c[:2] = 1 / (2 * math.pi)  # 1 + 2 cos
+    with pytest.raises(Unresolved, match="falls to -0.16"):
+        Circle(1.0, 16).solve(c, [0.0, 0.1])
+
+
 def test_mistakes():
     for wrong in (
         {"kind": "softmax"},

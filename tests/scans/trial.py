@@ -84,7 +84,7 @@ def wrong_with(scan: object, whole: np.ndarray | None, size: int, packed: float)
     array = scan.array
     if array.ndim not in (3, 4) or not array.size or array.dtype not in (np.float32, np.int32):
         return f"is an array {array.shape} of {array.dtype}"
-    if len(scan.spacing) != scan.ndim or not all(np.isfinite(step) and step > 0 for step in scan.spacing):
+    if len(scan.spacing) != scan.ndim or not all(1e-9 < step < 1e7 for step in scan.spacing):
         return f"has a spacing of {scan.spacing}"
     if scan.affine.shape != (4, 4) or not np.isfinite(scan.affine).all():
         return "has an affine that is not finite"

@@ -125,7 +125,7 @@ def _unplaced(place: Source, head: Any, pix: dicom_pixels.Pixels, scale: np.ndar
         array, spacing = array[:, 0], (1.0, 1.0)
         stated, detector = (dicom_header.vector(head, name, 2) for name in ("spacing", "detector"))
         size = stated or detector
-        if size and min(size) > 0:
+        if size and 1e-6 < min(size) and max(size) < 1e6:
             spacing, spaced = tuple(round(float(x), 6) for x in size), True
             notes += [] if stated else ["spacing is that at the detector"]
     else:

@@ -13,13 +13,13 @@ from headwater.scans.scan import Scan, Source, UnreadableError
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 COMPANIONS = (".raw", ".zraw", ".raw.gz")  # voxels whose header is another file beside them
 _HEAD = 1 << 20  # bytes within which a header must end
-_META = {"char": 1, "uchar": 1, "short": 2, "ushort": 2, "int": 4, "uint": 4, "long": 4, "ulong": 4, "long_long": 8,
-         "ulong_long": 8, "float": 4, "double": 8}  # fmt: skip
+_META = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "long": "i4", "ulong": "u4",
+         "long_long": "i8", "ulong_long": "u8", "float": "f4", "double": "f8"}  # fmt: skip
 _LINE = 500  # letters: on longer lines with a fault in them SimpleITK ends the program
 _COUNTS = {"dimsize": 1, "elementspacing": 1, "elementsize": 1, "offset": 1, "position": 1, "origin": 1, "centerofrotation": 1,
            "transformmatrix": 2, "rotation": 2, "orientation": 2, "elementnumberofchannels": 0, "headersize": 0,
            "compresseddatasize": 0}  # of numbers: axes to this power  # fmt: skip
-_NUMBER = re.compile(r"[-+]?(\d{1,18}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,3})?")
+_NUMBER = re.compile(r"[-+]?(\d{1,18}(\.\d{0,30})?|\.\d{1,30})([eE][-+]?\d{1,2})?")
 _FLAGS = ("binarydata", "binarydatabyteordermsb", "elementbyteordermsb", "compresseddata")
 _NRRD = {"char": 1, "short": 2, "int": 4, "longlong": 8, "float": 4, "double": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8}
 
@@ -30,7 +30,7 @@ class _Form:
 
     name: str
     shape: tuple[int, ...]  # in the file's order, values of one voxel included
-    itemsize: int
+    dtype: np.dtype  # of a NRRD without its sign and byte order
     packing: str  # "raw", "gzip" or another one, which is left to SimpleITK
     start: int  # of the voxels, if they are in this file
     files: tuple[str, ...]  # of the voxels, if they are not
@@ -48,23 +48,27 @@ def read(source: Source) -> Scan:
     """
     path = source.path
     form = _form(path)
-    within_limit(path, form.shape, np.dtype(f"V{form.itemsize}"))
+    within_limit(path, form.shape, form.dtype)
     places = _inside(path, form.files) if form.files else (path,)
-    if form.packing in ("raw", "gzip") and len(places) == 1:
-        _check_voxels(places[0], form)
+    voxels = _checked(places[0], form) if form.packing in ("raw", "gzip") and len(places) == 1 else None
     sitk = _library(path)
     reader = sitk.ImageFileReader()
     reader.SetImageIO("MetaImageIO" if form.name == "MetaImage" else "NrrdImageIO")
     reader.SetFileName(str(path))
     try:
-        image = reader.Execute()
+        if voxels is None:
+            image = reader.Execute()
+            array = sitk.GetArrayFromImage(image)  # (t, z, y, x, parts), as far as there are
+        else:
+            reader.ReadImageInformation()
+            *size, parts = form.shape
+            image, array = reader, voxels.reshape(*size[::-1], *([parts] if parts > 1 else []))
     except RuntimeError:  # its text quotes paths and header
         raise UnreadableError(path, "cannot be decoded by SimpleITK", EXPORT) from None
-    array = sitk.GetArrayFromImage(image)  # (t, z, y, x, parts), as far as there are
     if array.dtype.kind not in "biuf":
         raise UnreadableError(path, f"has {array.dtype} voxels, which are not supported", "save the magnitude instead")
     axes = image.GetDimension()
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    if array.ndim > axes:
         array = np.moveaxis(array, -1, 0)
         if axes > 3:
             raise UnreadableError(path, f"has {axes} axes and channels ({sized(array.shape)})", "save one file for each time")
@@ -75,14 +79,15 @@ def read(source: Source) -> Scan:
     else:
         raise UnreadableError(path, f"has {axes} axes", "save it with two or three axes, and one more for channels")
     affine, spacing = _affine(image, axes, form.unit)
-    if not (np.isfinite(affine).all() and min(spacing) > 0):
+    if not (np.isfinite(affine).all() and 1e-6 <= min(spacing) and max(spacing) < 1e6):
         raise UnreadableError(path, "states no usable place in the body", "write spacing and directions again")
     flat = axes == 3 and array.shape[1] == 1  # one slice is a picture, as in the other formats
     if flat:
         array, spacing, affine = array[:, 0], spacing[1:], affine[:, [1, 2, 0, 3]]
     notes = () if form.oriented or not form.spaced else ("orientation not stated",)
     values = np.array(array, dtype=np.float32, order="C")
-    return Scan(values, spacing, affine, source, str(array.dtype), form.name, "", form.spaced, notes)
+    stored = str(array.dtype.newbyteorder("="))
+    return Scan(values, spacing, affine, source, stored, form.name, "", form.spaced, notes)
 
 
 def _library(path: Path) -> object:
@@ -135,13 +140,19 @@ def _meta(path: Path, head: bytes) -> _Form:
     if name.upper().startswith("LIST"):
         files = tuple(head[last.end() :].decode("latin-1").split("\n"))
         files = tuple(line.strip() for line in files if line.strip())
-    start = last.end() if not files else max(0, int(told.get("headersize", 0)))
+    start = last.end() if not files else int(told.get("headersize", 0))  # -1: the voxels are the end of their file
     kind = told["elementtype"].removeprefix("MET_").lower().removesuffix("_array")
-    packed, binary = told.get("compresseddata", "False").lower() == "true", told.get("binarydata", "True").lower() != "false"
-    packing = "gzip" if packed else "raw" if binary and int(told.get("headersize", 0)) >= 0 else "text"
+    big = "1" in [told.get(key, "0").lower().replace("true", "1") for key in _FLAGS[1:3]]
+    packed, binary = (
+        told.get(key, usual).lower() in ("true", "1") for key, usual in (("compresseddata", "0"), ("binarydata", "1"))
+    )
+    if not binary:
+        raise UnreadableError(path, "keeps its voxels as text", "save it with binary voxels, or as NIfTI")
+    packing = "gzip" if packed else "raw"
     oriented = bool({"transformmatrix", "rotation", "orientation"} & set(told))
     spaced = bool({"elementspacing", "elementsize"} & set(told))
-    return _Form("MetaImage", (*shape, parts), _META[kind], packing, start, files, spaced, oriented, 1.0)
+    dtype = np.dtype(_META[kind]).newbyteorder(">" if big else "<")
+    return _Form("MetaImage", (*shape, parts), dtype, packing, start, files, spaced, oriented, 1.0)
 
 
 def _orderly(path: Path, text: str) -> dict[str, str]:
@@ -151,6 +162,7 @@ def _orderly(path: Path, text: str) -> dict[str, str]:
     told = dict(zip(names, (value.strip() for _, _, value in rows), strict=True))
     axes = told.get("ndims", "")
     right = axes in ("1", "2", "3", "4", "5") and len(told) == len(names) and all(equals for _, equals, _ in rows)
+    right &= {"NDims", "DimSize", "ElementType"} <= {key.strip() for key, _, _ in rows}
     right &= all(len(key) < 200 and len(value) < 4000 and key.isascii() for key, value in told.items())
     for name, power in _COUNTS.items() if right else ():
         numbers = told.get(name, "").split()
@@ -187,7 +199,8 @@ def _nrrd(path: Path, head: bytes) -> _Form:
     spaced = bool({"spacings", "space directions"} & set(told))
     oriented = "space" in told and "space directions" in told
     start = end.end() if end and not files else 0
-    return _Form("NRRD", shape, _NRRD[kind.removeprefix("u")], packing, start, files, spaced, oriented, unit)
+    dtype = np.dtype(f"i{_NRRD[kind.removeprefix('u')]}")
+    return _Form("NRRD", shape, dtype, packing, start, files, spaced, oriented, unit)
 
 
 def _inside(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
@@ -204,17 +217,23 @@ def _inside(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _check_voxels(place: Path, form: _Form) -> None:
-    """Whether all voxels are there, before anything is set aside for them."""
-    whole = form.itemsize * int(np.prod(form.shape, dtype=object))
+def _checked(place: Path, form: _Form) -> np.ndarray | None:
+    """The voxels of a MetaImage, flat; None for a NRRD. Raises UnreadableError if not all are there.
+
+    SimpleITK gives whatever lies in memory for a MetaImage whose packed size is stated too small or not at all.
+    """
+    meta = form.name == "MetaImage"
+    whole = form.dtype.itemsize * int(np.prod(form.shape, dtype=object))
     if form.packing == "raw":
-        have = check_size(place) - form.start
-        if have < whole:
-            raise UnreadableError(place, f"is cut off at {max(0, 100 * have // whole)} %", AGAIN)
-        return
-    packed = content(place)[form.start :]
-    raw, damage, more = inflate(packed, whole, bare=form.name == "MetaImage")
+        start = form.start if form.start >= 0 else check_size(place) - whole
+        have = check_size(place) - max(start, 0)
+        if have < whole or start < 0:
+            raise UnreadableError(place, f"is cut off at {max(0, 100 * min(have, whole + start) // whole)} %", AGAIN)
+        return np.fromfile(place, form.dtype, whole // form.dtype.itemsize, offset=start) if meta else None
+    packed = content(place)[max(form.start, 0) :]
+    raw, damage, more = inflate(packed, whole, bare=meta)
     if len(raw) < whole or damage:
         raise UnreadableError(place, f"is {damage or 'cut off'} at {100 * len(raw) // whole} %", AGAIN)
     if more:
         raise UnreadableError(place, "unpacks to more than its header says", EXPORT)
+    return np.frombuffer(raw, form.dtype) if meta else None

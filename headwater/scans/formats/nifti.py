@@ -209,7 +209,7 @@ def _placed(source: Source, values: np.ndarray, form: _Form, notes: list[str]) -
         normal = np.cross(affine[:3, 0], affine[:3, 1])
         affine[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
     zooms, lengths = np.array(form.zooms[:axes]), lengths[:axes]
-    if not ((zooms >= 1e-6) & (zooms < 1e6)).all():
+    if not ((zooms >= 1e-6) & (zooms < 1e6) & (lengths < 1e6)).all():
         fault = "states a voxel size below a nanometre or above a kilometre"
         raise UnreadableError(source, fault, "write the spacing in mm into its header")
     unit = affine[:3, :axes] / np.maximum(lengths, 1e-6)

@@ -12,7 +12,7 @@ from headwater.scans.formats import AGAIN, CHANNELS, EXPORT, MM, check_size, mil
 from headwater.scans.scan import Scan, Source, UnreadableError
 
 SUFFIXES = (".tif", ".tiff")
-_DEFLATE = (8, 32946)
+_DEFLATE, _JPEG = (8, 32946), 7
 _SPARE = 1 << 20  # bytes that a piece may unpack to beyond what it should
 _ALONE = {"_multifile": False, "is_mmstack": False, "is_ndtiff": False}  # a file that names others does not open them
 _WHITE_IS_ZERO, _RGB, _PALETTE, _SEPARATED = 0, 2, 3, 5
@@ -115,13 +115,22 @@ def _check_pieces(path: Path, file: object, series: object) -> None:
         if len(counts) != len(offsets) or not counts or min(counts) < 0:
             raise UnreadableError(path, "does not say where its voxels are", EXPORT)
         end = max(end, *(a + n for a, n in zip(offsets, counts, strict=True)))
-        if page.compression not in _DEFLATE or max(counts) * 1032 <= scan.LIMIT:
-            continue
-        for at, count in zip(offsets, counts, strict=True):
+        if end > size:
+            raise UnreadableError(path, f"is cut off at {min(99, 100 * size // end)} %", AGAIN)
+        if one.shape != page.shape or (page.compression == 1 and 8 * sum(counts) < page.bitspersample * page.size):
+            raise UnreadableError(path, "has pages of another size than its header says", AGAIN)
+        for at, count in zip(offsets, counts, strict=True) if page.compression in (*_DEFLATE, _JPEG) else ():
             file.filehandle.seek(at)
-            _bounded(path, file.filehandle.read(count), one.nbytes)
-    if end > size:
-        raise UnreadableError(path, f"is cut off at {min(99, 100 * size // end)} %", AGAIN)
+            if page.compression == _JPEG:
+                _whole_jpeg(path, file.filehandle.read(count))
+            elif count * 1032 > scan.LIMIT:
+                _bounded(path, file.filehandle.read(count), one.nbytes)
+
+
+def _whole_jpeg(path: Path, packed: bytes) -> None:
+    """Nothing if a piece in JPEG ends as it should: libtiff makes up what is missing."""
+    if packed and not packed.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise UnreadableError(path, "is cut off within its voxels", AGAIN)
 
 
 def _bounded(path: Path, packed: bytes, most: int) -> None:
