@@ -166,7 +166,7 @@ def test_modules_are_small():
     folders = Counter(p.parent for p in MODULES if p.name != "__init__.py")
     listed(
         [
-            f"{folder.relative_to(ROOT)} holds {n} modules: more than one finds at a glance"
+            f"{folder.relative_to(ROOT)} holds {n} modules: give a theme a folder of its own"
             for folder, n in folders.items()
             if n > 24
         ]

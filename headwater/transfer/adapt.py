@@ -96,7 +96,9 @@ def do(job: Job, store: Store, settings: Settings, path: Path, pretrained: Path,
     rows, slices = [], {}
     for n, i in enumerate(tests):
         prediction, truth = segment.predict(network, store.image(i), settings.adapt.patch, settings.precision), store.label(i)
-        rows.append(scores.dice(prediction.long(), torch.as_tensor(np.array(truth)).long(), store.classes))
+        skipped = torch.as_tensor(np.asarray(truth) >= store.classes)  # voxels that do not count
+        true = torch.as_tensor(np.array(truth)).long().masked_fill(skipped, 0)
+        rows.append(scores.dice(prediction.long().masked_fill(skipped, 0), true, store.classes))
         slices[f"mask{n}"] = examples.plane(prediction.numpy(), truth)
 
     def write(beside: Path) -> None:

@@ -45,7 +45,7 @@ def write(
     pictures: dict[str, list[np.ndarray]] = {"image": [], "truth": [], "prediction": []}
     shown = chosen(means, most)
     for n in shown:
-        mask = store.label(tests[n])
+        mask = np.where(store.label(tests[n]) < store.classes, store.label(tests[n]), 0)
         pictures["image"].append(plane(np.asarray(store.image(tests[n])[0], np.float32), mask))
         pictures["truth"].append(plane(mask, mask).astype(np.int16))
         pictures["prediction"].append(saved[f"mask{n}"].astype(np.int16))

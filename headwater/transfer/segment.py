@@ -110,7 +110,7 @@ def centre(store: Store, index: int, patch: tuple[int, ...], rng: np.random.Gene
     if all(s <= p for s, p in zip(store.shape(index), patch, strict=True)) or rng.random() < 0.5:
         return None
     mask = store.label(index)
-    present = np.unique(mask[mask > 0])
+    present = np.unique(mask[(mask > 0) & (mask < store.classes)])  # not those that do not count
     if len(present) == 0:
         return None
     places = np.argwhere(mask == rng.choice(present))
@@ -155,13 +155,23 @@ def train_step(
         group["lr"] = rate
     with autocast(settings.precision, images.device):
         logits = network(images)
-    loss = loss_of(logits.float(), masks[:, None])
+    loss = loss_of(*counted(logits.float(), masks))
     loss.backward()
     norm = nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], settings.adapt.clip)
     if torch.isfinite(norm):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
+
+
+def counted(logits: Float[Tensor, "B K *S"], masks: Int[Tensor, "B *S"]) -> tuple[Tensor, Tensor]:
+    """Logits and masks (B, 1, *S) in which voxels that do not count (classes from K on) are background, told with certainty."""
+    skipped = masks[:, None] >= logits.shape[1]
+    if not skipped.any():
+        return logits, masks[:, None]
+    sure = torch.full_like(logits, -20.0)
+    sure[:, 0] = 20.0
+    return torch.where(skipped, sure, logits), masks[:, None].masked_fill(skipped, 0)
 
 
 @torch.no_grad()

@@ -148,3 +148,18 @@ def test_every_second_patch_of_a_large_scan_is_centred_on_a_structure(solid):
     assert segment.centre(solid, 0, (24, 24, 24), rng) is None, "a scan that fits the patch is not cut"
     empty = replace(solid, labels=np.zeros_like(solid.labels))
     assert all(segment.centre(empty, 0, (16, 16, 16), rng) is None for _ in range(9))
+
+
+def test_voxels_that_do_not_count_teach_nothing():
+    generator = torch.Generator().manual_seed(0)
+    logits, masks = torch.randn(2, 3, 6, 7, generator=generator), torch.randint(0, 3, (2, 6, 7), generator=generator)
+    masks[:, 2:4] = 255
+    given = logits.clone().requires_grad_()
+    segment.criterion()(*segment.counted(given, masks)).backward()
+    assert not given.grad[:, :, 2:4].any() and given.grad[:, :, 4:].any()
+    kept = [row for row in range(6) if row not in (2, 3)]
+    cross = torch.nn.functional.cross_entropy
+    whole = cross(*(lambda x, y: (x, y[:, 0]))(*segment.counted(logits, masks)))
+    assert whole * 6 == pytest.approx(float(cross(logits[:, :, kept], masks[:, kept])) * 4, rel=1e-5)
+    plain = torch.randint(0, 3, (2, 6, 7), generator=generator)
+    assert segment.counted(logits, plain)[0] is logits
