@@ -2,8 +2,8 @@
 
     python docs/guide/figures.py clusters|phases|counts|poles|norms|density|all [--folder docs/guide/figures]
 
-Every figure is a function that simulates, compares with the closed form and returns a matplotlib figure; its arguments are sizes, so
-that the tests can run it small. All six take about a minute on one core. Seeds are fixed: the same versions draw the same picture.
+Every figure is a function that simulates, compares with the closed form and returns a matplotlib figure; its arguments are sizes,
+so that the tests can run it small. All six take about a minute on one core. Seeds are fixed: the same versions draw the same file.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def _balls(figure: Figure, grid: object, states: torch.Tensor, times: Sequence[f
 def clusters_on_the_sphere(
     n: int = 240, beta: float = 9.0, shown: Sequence[float] = (0, 2, 4, 8, 40, 400), saved: int = 120, seed: int = 1
 ) -> Figure:
-    """Softmax attention on S^2 (V = Q = K = I) from uniform tokens: the tokens at a few times, and their clusters against time."""
+    """Softmax attention on S^2 (V = Q = K = I) from uniform tokens: tokens at a few times, and number of clusters against time."""
     times = sorted({*shown, *np.geomspace(0.5, shown[-1], saved).tolist()})
     with torch.no_grad():
         run = solve(Attention(beta), sphere.uniform(n, 3, stream(seed)), times, method="adaptive", tolerance=1e-5)
@@ -117,7 +117,7 @@ def phase_diagram(
     for axes, d in zip(panels, widths, strict=True):
         met = agreement(middle, d, n=n, batch=batch, end=end, rows=rows)
         box = (edges[0], edges[-1], 0, end)
-        image = axes.imshow(met, origin="lower", extent=box, aspect="auto", cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+        image = axes.imshow(met, "cividis", origin="lower", extent=box, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=f"d = {d}", xlabel=r"$\beta$", xlim=(edges[0], edges[-1]), ylim=(0, end), xticks=range(1, 10, 2))
     fine = np.linspace(edges[0], edges[-1], 80)
     meeting = [exact.time_to_reach(0.999, n, beta) for beta in fine]
@@ -149,19 +149,18 @@ def first_counts(betas: Sequence[float] = (4, 6, 9, 12, 16, 24, 32, 48), n: int 
     figure = Figure((5.6, 4.2), layout="constrained")
     axes = figure.subplots()
     fine = np.linspace(1, math.sqrt(2 * max(betas)) + 1, 400)
-    axes.plot(fine, [onset.first_degree(2, u * u / 2) for u in fine], color=BLUE, drawstyle="steps-mid")
-    axes.plot(fine, fine, color=GREY, linestyle="--")
-    for beta in betas:
+    fastest, told = [onset.first_degree(2, u * u / 2) for u in fine], r"fastest harmonic: argmax $k^2 I_k(\beta)/I_0(\beta)$"
+    axes.plot(fine, fastest, color=BLUE, drawstyle="steps-mid", label=told)
+    axes.plot(fine, fine, color=GREY, linestyle="--", label=r"$\sqrt{2\beta}$")
+    for k, beta in enumerate(betas):
         found, place = np.array(peaks(beta, n, starts)), math.sqrt(2 * beta)
         beside = 0.05 * (np.arange(starts) - (starts - 1) / 2)
-        axes.plot(place + beside, found, "o", color=ORANGE, markersize=3.5, alpha=0.9)
-        axes.plot(place, found.mean(), "D", color="black", markersize=5)
+        axes.plot(place + beside, found, "o", color=ORANGE, markersize=3.5, label=None if k else "one start")
+        axes.plot(place, found.mean(), "D", color="black", markersize=5, label=None if k else f"mean of {starts} starts")
     top = int(fine[-1]) + 2
-    axes.set(xlabel=r"$\sqrt{2\beta}$", ylabel="clusters formed first", xlim=(1, fine[-1]), ylim=(0, top), yticks=range(0, top, 2))
-    names = (r"fastest harmonic: argmax $k^2 I_k(\beta)/I_0(\beta)$", r"$\sqrt{2\beta}$", "one start", f"mean of {starts} starts")
-    made = ({"color": BLUE}, {"color": GREY, "linestyle": "--"}, {"color": ORANGE, "marker": "o"}, {"color": "black", "marker": "D"})
-    lines = [matplotlib.lines.Line2D([], [], **{"linestyle": "" if "marker" in kind else "-", "markersize": 5, **kind}) for kind in made]
-    axes.legend(lines, names, loc="upper left")
+    axes.set(xlabel=r"$\sqrt{2\beta}$", ylabel="clusters formed first", xlim=(1, fine[-1]), ylim=(0, top))
+    axes.set_yticks(range(0, top, 2))
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -183,7 +182,7 @@ def poles_hold(ratio: float, beta: float, n: int = 12, end: float = 100.0) -> bo
 
 
 def two_poles(side: int = 12, n: int = 12, shown: float = 0.7, end: float = 240.0) -> Figure:
-    """Which clusters at both ends of the leading eigenvector persist: the threshold tanh(beta), and one run on each side of it."""
+    """Where clusters at both ends of the leading eigenvector persist: the threshold tanh(beta), and one run on each side of it."""
     figure = Figure((10, 4.2), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
     axes = figure.add_subplot(grid[:, 0])
@@ -244,9 +243,9 @@ def normalisation_speeds(n: int = 16, beta: float = 2.0, end: float = 1000.0, sa
         right.plot(some, going, mark, color=colour, markersize=4, markerfacecolor="none" if scheme == "pre" else colour)
     left.plot(fine[fine > 30], 200 * fine[fine > 30] ** -2.0, ":", color=GREY)
     left.text(200, 2e-2, r"$t^{-2}$", color=GREY)
-    left.set(xscale="log", yscale="log", ylim=(1e-7, 2), title="how far from agreement", xlabel="depth-time t", ylabel="1 - cosine")
+    left.set(xscale="log", yscale="log", ylim=(1e-7, 2), title="distance", xlabel="depth-time t", ylabel="1 - cosine")
     centre.set(xscale="log", yscale="log", title="angular speed", xlabel="depth-time t", ylabel=r"$1/s$, $\theta' = PA/s$")
-    right.set(yscale="log", title="how fast they set off", xlabel=r"$\beta$", ylabel="d cosine / dt at t = 0")
+    right.set(yscale="log", title="speed at the start", xlabel=r"$\beta$", ylabel="d cosine / dt at t = 0")
     lines = [matplotlib.lines.Line2D([], [], color=c, linestyle=l, marker=m, markersize=4) for c, l, m in styles.values()]
     figure.legend(lines, [f"{scheme}-norm" for scheme in styles], loc="outside upper center", ncols=3)
     return figure
@@ -267,7 +266,8 @@ def density_and_particles(n: int = 2000, times: Sequence[float] = (0, 1, 2, 3), 
     for k, axes in enumerate(figure.subplots(1, len(times), squeeze=False, sharey=True)[0]):
         axes.hist(found.particles[k], bins, density=True, color="#C9C9C9", label=f"histogram of {n} particles")
         axes.plot(found.angles, found.density[k], color=BLUE, label="density, by the continuity equation")
-        axes.plot(found.particles[k][some], found.carried[k][some], "o", color=RED, markersize=3, label="density that particles carry")
+        carried = found.particles[k][some], found.carried[k][some]
+        axes.plot(*carried, "o", color=RED, markersize=3, label="density that particles carry")
         axes.set(title=f"t = {found.times[k]:g}", xlim=(-math.pi, math.pi), ylim=(0, top), xlabel=r"angle $\theta$")
         axes.set_xticks((-math.pi, 0, math.pi), (r"$-\pi$", "0", r"$\pi$"))
         if k == 0:
