@@ -3,7 +3,7 @@
     python docs/guide/figures.py clusters|phases|counts|poles|norms|density|all [--folder docs/guide/figures]
 
 Every figure is a function that simulates, compares with the closed form and returns a matplotlib figure; its arguments are sizes,
-so that the tests can run it small. All six take about a minute on one core. Seeds are fixed: the same versions draw the same file.
+so that the tests can run it small. All six take about a minute on one core. Seeds are fixed: the same versions draw the same.
 """
 
 import argparse
@@ -33,10 +33,9 @@ LOOK = {
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
     "legend.frameon": False,
     "lines.linewidth": 1.6,
+    "image.interpolation": "nearest",
     "svg.hashsalt": "headwater",  # names inside the file stay the same from run to run
 }
 
@@ -68,7 +67,7 @@ def _balls(figure: Figure, grid: object, states: torch.Tensor, times: Sequence[f
 def clusters_on_the_sphere(
     n: int = 240, beta: float = 9.0, shown: Sequence[float] = (0, 2, 4, 8, 40, 400), saved: int = 120, seed: int = 1
 ) -> Figure:
-    """Softmax attention on S^2 (V = Q = K = I) from uniform tokens: tokens at a few times, and number of clusters against time."""
+    """Softmax attention on S^2 (V = Q = K = I) from uniform tokens: tokens at a few times, number of clusters against time."""
     times = sorted({*shown, *np.geomspace(0.5, shown[-1], saved).tolist()})
     with torch.no_grad():
         run = solve(Attention(beta), sphere.uniform(n, 3, stream(seed)), times, method="adaptive", tolerance=1e-5)
@@ -116,8 +115,7 @@ def phase_diagram(
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False)[0]
     for axes, d in zip(panels, widths, strict=True):
         met = agreement(middle, d, n=n, batch=batch, end=end, rows=rows)
-        box = (edges[0], edges[-1], 0, end)
-        image = axes.imshow(met, "cividis", origin="lower", extent=box, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
+        image = axes.imshow(met, "cividis", origin="lower", extent=(*edges[[0, -1]], 0, end), aspect="auto", vmin=0, vmax=1)
         axes.set(title=f"d = {d}", xlabel=r"$\beta$", xlim=(edges[0], edges[-1]), ylim=(0, end), xticks=range(1, 10, 2))
     fine = np.linspace(edges[0], edges[-1], 80)
     meeting = [exact.time_to_reach(0.999, n, beta) for beta in fine]
@@ -182,7 +180,7 @@ def poles_hold(ratio: float, beta: float, n: int = 12, end: float = 100.0) -> bo
 
 
 def two_poles(side: int = 12, n: int = 12, shown: float = 0.7, end: float = 240.0) -> Figure:
-    """Where clusters at both ends of the leading eigenvector persist: the threshold tanh(beta), and one run on each side of it."""
+    """Where clusters at both ends of the leading eigenvector persist: the threshold tanh(beta), one run on each side of it."""
     figure = Figure((10, 4.2), layout="constrained")
     grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
     axes = figure.add_subplot(grid[:, 0])
@@ -196,8 +194,7 @@ def two_poles(side: int = 12, n: int = 12, shown: float = 0.7, end: float = 240.
     axes.plot(x[~held], y[~held], "x", color=RED, markersize=5, label="simulated: tokens leave them")
     axes.set(xlabel=r"$\beta$", ylabel=r"$\lambda_2/\lambda_1$ of V", xlim=(0, 2), ylim=(0, 1))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3)
-    for row, side_of in enumerate((-0.05, 0.05)):
-        ratio = math.tanh(shown) + side_of
+    for row, (sign, ratio) in enumerate((("below", math.tanh(shown) - 0.05), ("above", math.tanh(shown) + 0.05))):
         v = Attention(shown, V=torch.diag(torch.tensor([1.0, ratio, ratio / 2], dtype=torch.float64)))
         times = torch.linspace(0, end, 121)
         with torch.no_grad():
@@ -205,7 +202,6 @@ def two_poles(side: int = 12, n: int = 12, shown: float = 0.7, end: float = 240.
         axes = figure.add_subplot(grid[row, 1])
         axes.plot(times, height[:, : n // 2], color=BLUE, linewidth=1)
         axes.plot(times, height[:, n // 2 :], color=ORANGE, linewidth=1, linestyle="--")
-        sign = "below" if side_of < 0 else "above"
         axes.set_title(rf"$\beta$ = {shown:g}, $\lambda_2/\lambda_1$ = {ratio:.2f}, {sign} tanh $\beta$ = {math.tanh(shown):.2f}")
         axes.set(ylim=(-1.1, 1.1), xlim=(0, end), ylabel=r"$\langle x_i, \phi_1\rangle$", yticks=(-1, 0, 1))
     axes.set_xlabel("depth-time t")
@@ -233,7 +229,8 @@ def normalisation_speeds(n: int = 16, beta: float = 2.0, end: float = 1000.0, sa
         save = partial(_angles_and_speeds, field, scheme)
         with torch.no_grad():
             found = solve(Normed(field, scheme), start, times, method="adaptive", tolerance=1e-9, save=save).states.numpy()[1:]
-            going = [float(_departure(Normed(Attention(b), scheme), start)) for b in some]
+            moving = [sphere.tangent(start, Normed(Attention(b), scheme)(0.0, start))[0] for b in some]
+        going = [float(v[0] @ start[0, 1] + v[1] @ start[0, 0]) for v in moving]
         shown = found[:, 0] > 1e-7
         left.plot(fine[gap > 1e-7], gap[gap > 1e-7], line, color=colour)
         left.plot(np.array(times[1:])[shown], found[shown, 0], mark, color=colour, markersize=4)
@@ -249,12 +246,6 @@ def normalisation_speeds(n: int = 16, beta: float = 2.0, end: float = 1000.0, sa
     lines = [matplotlib.lines.Line2D([], [], color=c, linestyle=l, marker=m, markersize=4) for c, l, m in styles.values()]
     figure.legend(lines, [f"{scheme}-norm" for scheme in styles], loc="outside upper center", ncols=3)
     return figure
-
-
-def _departure(v: Normed, x: torch.Tensor) -> torch.Tensor:
-    """d <theta_1, theta_2> / dt of orthogonal tokens of length 1."""
-    moving = sphere.tangent(x, v(0.0, x))[0]
-    return moving[0] @ x[0, 1] + moving[1] @ x[0, 0]
 
 
 def density_and_particles(n: int = 2000, times: Sequence[float] = (0, 1, 2, 3), beta: float = 4.0, step: float = 0.1) -> Figure:
