@@ -107,10 +107,21 @@ def measured(method: str, n: int, repeats: int, tol: float) -> dict[str, object]
     code = [sys.executable, __file__, "--one", method, "--n", str(n), "--repeats", str(repeats), "--tol", str(tol)]
     try:
         done = subprocess.run(code, capture_output=True, text=True, timeout=900)
-        row = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"note": (done.stderr or "failed").strip()[-200:]}
+        row = (
+            json.loads(done.stdout.splitlines()[-1])
+            if done.returncode == 0
+            else {"note": (done.stderr or "failed").strip()[-200:]}
+        )
     except subprocess.TimeoutExpired:
         row = {"note": "more than 900 s"}
-    return {"method": method, "n": n, "tol": tol if method == "harmonics" else "", "repeats": repeats, "load": f"{os.getloadavg()[0]:.1f}", **row}
+    return {
+        "method": method,
+        "n": n,
+        "tol": tol if method == "harmonics" else "",
+        "repeats": repeats,
+        "load": f"{os.getloadavg()[0]:.1f}",
+        **row,
+    }
 
 
 def slope(points: list[tuple[int, float]]) -> float:
@@ -142,7 +153,9 @@ def told(rows: list[dict[str, object]]) -> list[str]:
         for clock in ("min_s", "processor_s"):
             found = slope([(n, ours[n][clock]) for n in decades]) if len(decades) > 1 else math.nan
             meet = crossover(*({n: row[clock] for n, row in curve.items()} for curve in (ours, fused)))
-            answers.append(f"tol {tol:g}, by {clock}: slope {found:.3f} over n = {decades[0]} to {decades[-1]}; meets torch fused at n = {meet}")
+            answers.append(
+                f"tol {tol:g}, by {clock}: slope {found:.3f} over n = {decades[0]} to {decades[-1]}; meets torch fused at n = {meet}"
+            )
         if 1_000_000 in ours:
             row = ours[1_000_000]
             answers.append(
@@ -173,12 +186,24 @@ def main() -> None:
         rows.append({"method": "pykeops", "note": "not installed"})
     place = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=place).stdout.strip()
-    about = {"beta": BETA, "threads": 2, "commit": commit, "machine": f"{platform.machine()} {os.cpu_count()} cores", "date": str(date.today())}
+    about = {
+        "beta": BETA,
+        "threads": 2,
+        "commit": commit,
+        "machine": f"{platform.machine()} {os.cpu_count()} cores",
+        "date": str(date.today()),
+    }
     for n in SIZES:
         for method, tol in ways:
             if n > min(given.largest, LIMITS.get(method, math.inf)):
                 continue
-            repeats = 1 if n > 1_000_000 or (method == "pykeops" and n > 20_000) else min(given.repeats, 3) if n > 20_000 else 4 * given.repeats
+            repeats = (
+                1
+                if n > 1_000_000 or (method == "pykeops" and n > 20_000)
+                else min(given.repeats, 3)
+                if n > 20_000
+                else 4 * given.repeats
+            )
             rows.append(measured(method, n, repeats if method == "harmonics" or n < 60_000 else min(repeats, 2), tol))
             print({key: f"{value:.3g}" if isinstance(value, float) else value for key, value in rows[-1].items()}, flush=True)
     answers = told(rows)

@@ -74,8 +74,15 @@ def weigh(
         weight = score.relu() / count if kernel == "relu" else score
     weight = weight if seen is None else weight * seen
     if kernel == "linear":
-        weight = weight / (weight.sum(-1, keepdim=True) if normalised else count)
+        weight = weight / (_positive(weight.sum(-1, keepdim=True), beta) if normalised else count)
     return weight
+
+
+def _positive(total: Tensor, beta: float) -> Tensor:
+    """The sums of rows of the linear kernel, which must not have vanished."""
+    if _readable(total) and not bool((total > 0).all()):
+        raise ValueError(f"attention: all weights of the linear kernel vanish at beta={beta:g}; use a smaller beta, or softmax")
+    return total
 
 
 def attend(
@@ -102,7 +109,7 @@ def attend(
     if kernel == "linear" and mask is None:
         q, k = _prepared(q, k, beta, kernel)
         gathered = q @ (k.transpose(-1, -2) @ v)  # B H P D in between: never n^2
-        return gathered / (q @ k.sum(-2).unsqueeze(-1) if normalised else q.shape[-2])
+        return gathered / (_positive(q @ k.sum(-2).unsqueeze(-1), beta) if normalised else q.shape[-2])
     return weigh(q, k, beta=beta, kernel=kernel, normalised=normalised, mask=mask) @ v
 
 

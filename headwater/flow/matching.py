@@ -1,4 +1,4 @@
-"""Flow matching: learns the velocity that moves noise to data, samples by it, and gives the exact log-likelihood of what it makes.
+"""Flow matching: learns the velocity that moves noise to data, samples by it, gives the log-likelihood of what it makes.
 
 A field is trained to return the velocity of the path between pairs (noise, data); its least-squares optimum is the velocity of
 their law. Source: Lipman et al. 2210.02747; minibatch transport: Tong et al. 2302.00482; sphere: Chen & Lipman 2302.03660.
@@ -29,13 +29,20 @@ CHUNK = 2048  # points whose likelihood is followed at once
 class Field(nn.Module):
     """A small perceptron field(t, x); a residual on top of the exact velocity of a Gaussian where `start` gives one.
 
-    Its last layer is zero at first: before training it is exactly `start`, so that what it learns is what is not Gaussian, and far
-    from the data it stays near the Gaussian. Computes in its own precision, float32, and returns that of x.
+    Its last layer is zero at first: before training it is exactly `start`, so that what it learns is what is not Gaussian, and
+    far from the data it stays near the Gaussian. Computes in its own precision, float32, and returns that of x.
     Args:   d: width of points. start: paths.Gaussian.fit(path, samples), flat only. generator: draws the first weights.
     """
 
     def __init__(
-        self, d: int, generator: torch.Generator, *, start: Gaussian | None = None, width: int = 128, depth: int = 4, waves: int = 8
+        self,
+        d: int,
+        generator: torch.Generator,
+        *,
+        start: Gaussian | None = None,
+        width: int = 128,
+        depth: int = 4,
+        waves: int = 8,
     ):
         super().__init__()
         if d < 1 or width < 1 or depth < 1 or waves < 1:
@@ -71,8 +78,8 @@ class Field(nn.Module):
 class Likelihood:
     """Log-likelihood of points under a flow, in nats, and what it may be off as a number of this flow.
 
-    value (N,). probe_error (N,): standard error of the random divergence, zero where it is exact. step_error (N,): by how much the
-    value moved when the step was halved; the value is that of the halved step, so this bounds its error where steps converge.
+    value (N,). probe_error (N,): standard error of the random divergence, zero where it is exact. step_error (N,): by how much
+    the value moved when the step was halved; the value is that of the halved step, so this bounds its error where steps converge.
     How well the flow fits the data is in none of these.
     """
 
@@ -117,13 +124,15 @@ def train(
 ) -> Float[Tensor, "steps"]:
     """Trains field(t, x) in place by Adam with a cosine rate and returns the losses.
 
-    Args:   samples: data, in space path.space, on the field's device. coupling: "independent", or "transport": each batch paired at
-            least squared distance (exact; straighter flows, but see paths about scores). t is stratified over the batch.
+    Args:   samples: data, in space path.space, on the field's device. coupling: "independent", or "transport": each batch paired
+            at least squared distance (exact; straighter flows, but see paths about scores). t is stratified over the batch.
     Raises: ValueError for samples that are not finite or off the sphere, and when the loss is no longer finite.
     """
     _check(samples, path, "train")
     if coupling not in COUPLINGS or steps < 1 or batch < 1:
-        raise ValueError(f"train: coupling {coupling!r}, steps={steps}, batch={batch}: coupling is one of {COUPLINGS}, others >= 1")
+        raise ValueError(
+            f"train: coupling {coupling!r}, steps={steps}, batch={batch}: coupling is one of {COUPLINGS}, others >= 1"
+        )
     place = generator.device
     optimiser = torch.optim.Adam([p for p in field.parameters() if p.requires_grad], lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps + 1, pct_start=0.05)
@@ -137,7 +146,9 @@ def train(
         t = path.end * (torch.arange(batch, device=place) + drawn) / batch
         loss = matching_loss(field, t.to(samples)[None, :, None], x0[None], x1[None], path)
         if not bool(torch.isfinite(loss)):
-            raise ValueError(f"train: the loss is {float(loss)} after {len(losses)} steps: scale the samples or lower rate={rate}")
+            raise ValueError(
+                f"train: the loss is {float(loss)} after {len(losses)} steps: scale the samples or lower rate={rate}"
+            )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -147,7 +158,14 @@ def train(
 
 
 def sample(
-    field: Callable, n: int, d: int, *, path: Path, generator: torch.Generator, step: float = 1 / 32, dtype: torch.dtype = torch.float64
+    field: Callable,
+    n: int,
+    d: int,
+    *,
+    path: Path,
+    generator: torch.Generator,
+    step: float = 1 / 32,
+    dtype: torch.dtype = torch.float64,
 ) -> Float[Tensor, "n d"]:
     """n points that the flow makes of the base, by Runge-Kutta of order 4 from 0 to path.end."""
     with torch.no_grad():
@@ -164,7 +182,7 @@ def log_likelihood(
     probes: int = 0,
     generator: torch.Generator | None = None,
 ) -> Likelihood:
-    """Log-likelihood of points under the flow, by its divergence along the way back to the base; solved twice, at step and step / 2.
+    """Log-likelihood of points under the flow, by its divergence along the way back to the base; solved twice, at step and half.
 
     Args:   probes: 0 takes the exact divergence (d derivatives); else so many random signs per point, the same in both solves.
     Raises: ValueError for points that are not finite or off the sphere, and for probes without a generator.

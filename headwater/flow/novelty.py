@@ -1,8 +1,9 @@
-"""How new is a sample? A density on features, trained in seconds, and the percentile of a sample among ones it was not trained on.
+"""How new is a sample? A density on features, trained in seconds, and a sample's percentile among ones it was not trained on.
 
-Features are standardised and turned to their leading axes; what those leave out counts by the log of its length. On these coordinates
-a Gaussian (Mahalanobis distance) is bent by flow matching for as long as the likelihood of samples set aside rises, so it is never
-worse than the Gaussian there. Folds take turns at being set aside: every sample gets a score of a member that has not seen it.
+Features are standardised and turned to their leading axes; what those leave out counts by the log of its length. On these
+coordinates a Gaussian (Mahalanobis distance) is bent by flow matching for as long as the likelihood of samples set aside rises,
+so it is never worse than the Gaussian there. Folds take turns at being set aside: every sample gets a score of a member that
+has not seen it.
 """
 
 import copy
@@ -96,23 +97,31 @@ class Member:
 
 @final
 class Density:
-    """A density on features: `fit`, then `log_density` and `novelty`. members: one for each fold set aside; d: width of features."""
+    """A density on features: `fit`, then `log_density` and `novelty`. members: one for each fold; d: width of features."""
 
     def __init__(self, members: list[Member], d: int):
         self.members, self.d = members, d
 
     @classmethod
     def fit(
-        cls, features: Float[Tensor, "n d"], *, generator: torch.Generator, dims: int = DIMS, folds: int = FOLDS, steps: int = 1600
+        cls,
+        features: Float[Tensor, "n d"],
+        *,
+        generator: torch.Generator,
+        dims: int = DIMS,
+        folds: int = FOLDS,
+        steps: int = 1600,
     ) -> "Density":
         """Fits on n samples of d features, of any scale. Some 5 to 30 s on one core, less for fewer samples.
 
-        Args:   dims: leading axes kept at most. folds: members, each with n / folds samples set aside. steps: most training steps.
+        Args:   dims: leading axes kept at most. folds: members, each with n / folds samples set aside. steps: most to train.
         Raises: ValueError for fewer than 30 samples, features that are not finite or do not vary at all.
         """
         n = len(features)
         if n < FEWEST or not 2 <= folds <= n // 10 or dims < 1 or steps < 0:
-            raise ValueError(f"novelty: {n} samples, folds={folds}, dims={dims}, steps={steps}: needs {FEWEST} samples, 10 a fold")
+            raise ValueError(
+                f"novelty: {n} samples, folds={folds}, dims={dims}, steps={steps}: needs {FEWEST} samples, 10 a fold"
+            )
         check_finite(features, "novelty")
         x = features.detach().double().to(generator.device)
         order = torch.randperm(n, generator=generator, device=generator.device)
@@ -127,7 +136,7 @@ class Density:
         """Log-density in nats, mean over the members, and its standard error.
 
         With all axes kept it is a density in the units of the features; else one of the leading axes of the standardised features
-        and of the log length left out. The error holds what the members differ by (other samples, other starts) and the numerical one.
+        and of the log length left out. The error holds what the members differ by (samples, starts) and the numerical one.
         """
         found = [member.score(self._checked(x)) for member in self.members]
         values = torch.stack([one.value for one in found])

@@ -79,8 +79,8 @@ class VariancePreserving(Affine):
 
 @final
 class Diffusion(Affine):
-    """The probability flow of the variance-preserving diffusion: a = e^{-B/2}, s^2 = 1 - a^2, B the integral of a linear beta over
-    what is left of time (Song 2011.13456, run from noise to data).
+    """The probability flow of the variance-preserving diffusion: a = e^{-B/2}, s^2 = 1 - a^2, B the integral of a linear beta
+    over what is left of time (Song 2011.13456, run from noise to data).
 
     a(0) = e^{-(low + high) / 4}, .007 by default: the base is N(0, I) to that. s' is infinite at 1, so it ends at 1 - 1e-3, where
     s = .01.
@@ -90,7 +90,9 @@ class Diffusion(Affine):
 
     def __init__(self, low: float = 0.1, high: float = 20.0):
         if not 0 < low <= high or low + high < 12:
-            raise ValueError(f"Diffusion: beta from {low} to {high}: needs 0 < low <= high and a sum of 12, else noise is not reached")
+            raise ValueError(
+                f"Diffusion: beta from {low} to {high}: needs 0 < low <= high and a sum of 12, else noise is not reached"
+            )
         self.low, self.high = low, high
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -147,7 +149,9 @@ class Gaussian(nn.Module):
             raise ValueError(f"Gaussian: {type(path).__name__} is not affine: use a flat path")
         variance, axes = torch.linalg.eigh(covariance)
         if not bool(torch.isfinite(mean).all() and variance[0] > 0):
-            raise ValueError(f"Gaussian: smallest variance {float(variance[0]):.2g}: mean must be finite, covariance positive definite")
+            raise ValueError(
+                f"Gaussian: smallest variance {float(variance[0]):.2g}: mean must be finite, covariance positive definite"
+            )
         self.path = path
         for name, value in (("mean", mean), ("variance", variance), ("axes", axes)):
             self.register_buffer(name, value.detach().clone())
@@ -156,7 +160,9 @@ class Gaussian(nn.Module):
     def fit(cls, path: Affine, samples: Float[Tensor, "N D"]) -> "Gaussian":
         """With the mean and covariance of samples, of which there must be more than dimensions."""
         if len(samples) <= samples.shape[1]:
-            raise ValueError(f"Gaussian: {len(samples)} samples have no covariance in {samples.shape[1]} dimensions: reduce them first")
+            raise ValueError(
+                f"Gaussian: {len(samples)} samples have no covariance in {samples.shape[1]} dimensions: reduce them first"
+            )
         return cls(path, samples.mean(0), torch.atleast_2d(samples.T.cov()))
 
     def standard(self, t: Time, x: Float[Tensor, "*S D"]) -> tuple[Float[Tensor, "*S D"], Float[Tensor, "*#S D"]]:

@@ -1,4 +1,4 @@
-"""Optimal transport between clouds of tokens, and what it says of a trajectory: its cost per layer, its action, how straight it is.
+"""Optimal transport between clouds of tokens, and what it says of a trajectory: cost per layer, action, straightness.
 
 Plans come from POT: exact by the network simplex, entropic by Sinkhorn in log space, sliced by sorting on lines and circles.
 """
@@ -146,7 +146,9 @@ def sliced(
         each = ot.sliced_wasserstein_distance(x, y, projections=lines, p=p, log=True)[1]["projected_emds"]
     else:
         planes = torch.linalg.qr(drawn).Q
-        each = ot.sliced_wasserstein_sphere(x, y, n_projections=projections, projections=planes, p=p, log=True)[1]["projected_emds"]
+        each = ot.sliced_wasserstein_sphere(x, y, n_projections=projections, projections=planes, p=p, log=True)[1][
+            "projected_emds"
+        ]
         each = each * (2 * math.pi) ** p  # POT measures angles in turns
     power = each.mean()
     error = float(each.detach().std()) / math.sqrt(projections)
@@ -221,7 +223,7 @@ def _entropic(matrix: Tensor, eps: float, sweeps: int) -> Tensor:
     off = float(torch.maximum((plan.sum(1) * n - 1).abs().max(), (plan.sum(0) * m - 1).abs().max()))
     if not off <= MARGINAL:
         raise ValueError(
-            f"sinkhorn: marginals are off by {off:.1g} after {sweeps} sweeps at eps={eps:g}, largest cost {float(fixed.max()):.3g}:"
+            f"sinkhorn: marginals are off by {off:.1g} after {sweeps} sweeps at eps={eps:g}, costs to {float(fixed.max()):.3g}:"
             " raise eps or sweeps, or use wasserstein"
         )
     dual = eps * (u.mean() + v.mean() + math.log(n * m) - plan.sum() + 1)

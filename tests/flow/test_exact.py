@@ -121,7 +121,7 @@ def test_prediction_16_slope_of_the_merging_time():
 
 
 def test_merging_slope_misses_its_next_term_away_from_right_angles():
-    """At g0 = 0.5 the leading slope is 3 % off at b = 10; -2 g0 / ((1-g0^2) b^2) mends that; within 2 % from b = 20 on."""
+    """At g0 = 0.5 the next term is 3 % at b = 10: -2 g0 / ((1-g0^2) b^2) mends that; within 2 % from b = 20 on."""
 
     def slope(b: float) -> float:
         return math.log(exact.merging_time(0.5, 0.95, b + 0.01) / exact.merging_time(0.5, 0.95, b - 0.01)) / 0.02

@@ -15,7 +15,31 @@ from pathlib import Path
 
 import numpy as np
 
-INTS = (0, -1, 1, 2, 3, 4, 7, 8, 15, 16, 17, 127, 128, 255, 256, 32767, -32768, 65535, 2**31 - 1, -(2**31), 2**32 - 1, 2**62, -(2**63))
+INTS = (
+    0,
+    -1,
+    1,
+    2,
+    3,
+    4,
+    7,
+    8,
+    15,
+    16,
+    17,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    -32768,
+    65535,
+    2**31 - 1,
+    -(2**31),
+    2**32 - 1,
+    2**62,
+    -(2**63),
+)
 FLOATS = (0.0, -0.0, -1.0, 1.0, float("nan"), float("inf"), float("-inf"), 1e30, -1e30, 1e-30, 1e38, 1e300, 5e-324, 3.5)
 
 
@@ -101,7 +125,22 @@ def numbers_in_text(data: bytes, rng: np.random.Generator) -> bytes:
     if not found:
         return data
     match = found[int(rng.integers(0, len(found)))]
-    words = ("", "nan", "inf", "-1", "0", "1e999", "99999999999999999999", "x" * 300, "../../canary.raw", "\0", "None", "[]", "(1,)", "%s%n")
+    words = (
+        "",
+        "nan",
+        "inf",
+        "-1",
+        "0",
+        "1e999",
+        "99999999999999999999",
+        "x" * 300,
+        "../../canary.raw",
+        "\0",
+        "None",
+        "[]",
+        "(1,)",
+        "%s%n",
+    )
     number = str(int(rng.choice(np.array(INTS, dtype=object))))
     with_ = number if rng.random() < 0.6 else words[int(rng.integers(0, len(words)))]
     return (text[: match.start()] + with_ + text[match.end() :]).encode("latin-1") + data[2000:]
@@ -129,11 +168,20 @@ def _table(fields: tuple[tuple[int, str], ...]) -> Callable[[bytes, np.random.Ge
 
 # NIfTI and MGH
 
-_NIFTI = tuple((40 + 2 * i, "<h") for i in range(8)) + ((70, "<h"), (72, "<h"), (108, "<f"), (112, "<f"), (116, "<f"), (123, "<b"))
+_NIFTI = tuple((40 + 2 * i, "<h") for i in range(8)) + (
+    (70, "<h"),
+    (72, "<h"),
+    (108, "<f"),
+    (112, "<f"),
+    (116, "<f"),
+    (123, "<b"),
+)
 _NIFTI += tuple((76 + 4 * i, "<f") for i in range(8)) + ((252, "<h"), (254, "<h"), (0, "<i"), (344, "<i"))
 _NIFTI += tuple((256 + 4 * i, "<f") for i in range(6)) + tuple((280 + 4 * i, "<f") for i in range(12))
 _NIFTI2 = tuple((16 + 8 * i, "<q") for i in range(8)) + ((12, "<h"), (14, "<h"), (168, "<q"), (176, "<d"), (184, "<d"))
-_NIFTI2 += tuple((104 + 8 * i, "<d") for i in range(8)) + ((344, "<i"), (348, "<i")) + tuple((400 + 8 * i, "<d") for i in range(12))
+_NIFTI2 += (
+    tuple((104 + 8 * i, "<d") for i in range(8)) + ((344, "<i"), (348, "<i")) + tuple((400 + 8 * i, "<d") for i in range(12))
+)
 _MGH = tuple((4 * i, ">i") for i in range(7)) + ((28, ">h"),) + tuple((30 + 4 * i, ">f") for i in range(15))
 
 
@@ -248,14 +296,18 @@ _SMALL = (0, 1, 3, 7, 8, 12, 16, 17, 32, 64, 255, 65535)
 _ELEMENTS = {
     "Rows": _SMALL, "Columns": _SMALL, "BitsAllocated": _SMALL, "BitsStored": _SMALL, "HighBit": _SMALL,
     "PixelRepresentation": (0, 1, 2, 65535), "SamplesPerPixel": (0, 1, 2, 3, 4, 65535), "PlanarConfiguration": (0, 1, 2),
-    "NumberOfFrames": ("0", "-1", "2", "1000000", "2147483648", "1e9", "x"), "RescaleSlope": ("0", "-1", "nan", "inf", "1e300", "x"),
-    "RescaleIntercept": ("nan", "inf", "-1e300", "x"), "PixelSpacing": (["0", "0"], ["-1", "1"], ["nan", "1"], ["1e300", "1"], ["1"]),
+    "NumberOfFrames": ("0", "-1", "2", "1000000", "2147483648", "1e9", "x"), "RescaleSlope": ("0", "-1", "nan", "inf",
+    "1e300", "x"),
+    "RescaleIntercept": ("nan", "inf", "-1e300", "x"), "PixelSpacing": (["0", "0"], ["-1", "1"], ["nan", "1"], ["1e300",
+    "1"], ["1"]),
     "ImagePositionPatient": (["nan", "0", "0"], ["1e300", "0", "0"], ["0", "0"]), "SliceThickness": ("nan", "-1", "0", "1e300"),
     "ImageOrientationPatient": (["0"] * 6, ["nan"] * 6, ["1", "0", "0", "1", "0", "0"], ["1"]),
     "PhotometricInterpretation": ("", "RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR", "MONOCHROME1", "ARGB", "x" * 60),
     "TransferSyntaxUID": ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.3",
-                          "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70", ""),
-    "PixelData": (b"", b"\0", bytes(64), b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xff" * 32), "Modality": ("", "SEG", "SR", "RTDOSE", "x"),
+                          "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90",
+                          "1.2.840.10008.1.2.4.70", ""),
+    "PixelData": (b"", b"\0", bytes(64), b"\xfe\xff\x00\xe0\xff\xff\xff\xff", b"\xff" * 32), "Modality": ("", "SEG", "SR",
+    "RTDOSE", "x"),
     "ImageType": (["DERIVED", "PRIMARY", "MOSAIC"], [], ["x" * 40], ["ORIGINAL", "PRIMARY", "LOCALIZER"]),
     "SeriesInstanceUID": ("", "x"), "SOPClassUID": ("", "1.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.1.3.10"),
     "SegmentationType": ("", "BINARY", "FRACTIONAL", "LABELMAP"), "MaximumFractionalValue": (0, 255),
@@ -273,7 +325,11 @@ def _slice(z: int, **changes: object) -> object:
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = f"1.2.3.4.{z + 1}"
     ds.SOPClassUID, ds.Modality, ds.PatientID = CTImageStorage, "CT", "P1"
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.InstanceNumber = "1.2.9", "1.2.3", z + 1
-    ds.ImageType, ds.ImagePositionPatient, ds.ImageOrientationPatient = ["ORIGINAL", "PRIMARY", "AXIAL"], [0, 0, 2 * z], [1, 0, 0, 0, 1, 0]
+    ds.ImageType, ds.ImagePositionPatient, ds.ImageOrientationPatient = (
+        ["ORIGINAL", "PRIMARY", "AXIAL"],
+        [0, 0, 2 * z],
+        [1, 0, 0, 0, 1, 0],
+    )
     ds.PixelSpacing, ds.SliceThickness, ds.Rows, ds.Columns = [1, 1], 2, 8, 9
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
@@ -421,7 +477,13 @@ def tiff_fields(data: bytes, rng: np.random.Generator) -> bytes:
     at = struct.unpack(f"{order}I", data[4:8])[0]
     count = struct.unpack(f"{order}H", data[at : at + 2])[0]
     entry = at + 2 + 12 * int(rng.integers(0, max(1, count)))
-    places = ((entry, f"{order}H"), (entry + 2, f"{order}H"), (entry + 4, f"{order}I"), (entry + 8, f"{order}I"), (entry + 8, f"{order}H"))
+    places = (
+        (entry, f"{order}H"),
+        (entry + 2, f"{order}H"),
+        (entry + 4, f"{order}I"),
+        (entry + 8, f"{order}I"),
+        (entry + 8, f"{order}H"),
+    )
     if rng.random() < 0.15:
         places = ((at, f"{order}H"), (4, f"{order}I"), (2, f"{order}H"), (at + 2 + 12 * count, f"{order}I"))
     return _table(places)(data, rng)
@@ -441,11 +503,16 @@ def tiff() -> list[Kind]:
     Image.fromarray(noise((9, 11), np.uint8)).save(lzw, "TIFF", compression="tiff_lzw")
     stack = noise((4, 9, 11), np.uint16)
     plain = dict(photometric="minisblack", metadata=None)
-    ome = {"metadata": {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}, "photometric": "minisblack"}
+    ome = {
+        "metadata": {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0},
+        "photometric": "minisblack",
+    }
     made = [
         (written(stack[0], **plain), 1), (written(stack, **plain), 1), (written(stack, byteorder=">", **plain), 1),
-        (written(stack, compression="deflate", **plain), 1032), (written(stack, imagej=True, metadata={"axes": "ZYX", "unit": "um", "spacing": 2.0}), 1),
-        (written(stack, ome=True, **ome), 1), (written(noise((9, 11, 3), np.uint8), photometric="rgb", metadata=None), 3), (lzw.getvalue(), 4096),
+        (written(stack, compression="deflate", **plain), 1032), (written(stack, imagej=True, metadata={"axes": "ZYX",
+        "unit": "um", "spacing": 2.0}), 1),
+        (written(stack, ome=True, **ome), 1), (written(noise((9, 11, 3), np.uint8), photometric="rgb", metadata=None), 3),
+        (lzw.getvalue(), 4096),
     ]  # fmt: skip
     return [Kind({"a.tif": data}, "a.tif", tiff_fields, packed=8 * packed) for data, packed in made]
 
@@ -459,7 +526,18 @@ def npy_fields(data: bytes, rng: np.random.Generator) -> bytes:
     head, body = data[10 : 10 + size].decode("latin-1"), data[10 + size :]
     how = int(rng.integers(0, 6))
     if how == 0:
-        shapes = ("(0,)", "()", "(-1, 5)", "(5, 6, 4, 1, 1, 1)", "(4294967296, 4294967296)", f"({10**30},)", "(120,)", "[5, 6, 4]", "(True, 6)", "(2, 2.5)")
+        shapes = (
+            "(0,)",
+            "()",
+            "(-1, 5)",
+            "(5, 6, 4, 1, 1, 1)",
+            "(4294967296, 4294967296)",
+            f"({10**30},)",
+            "(120,)",
+            "[5, 6, 4]",
+            "(True, 6)",
+            "(2, 2.5)",
+        )
         head = re.sub(r"\([^)]*\)", shapes[int(rng.integers(0, len(shapes)))], head)
     elif how == 1:
         kinds = ("|O", "|V2", "<U2", "|S2", "<M8[s]", "<c8", "<f2", "<i1", ">i2", "<f16", "x", "[('a', '<i2')]", "|b1", "<i4")
@@ -467,7 +545,9 @@ def npy_fields(data: bytes, rng: np.random.Generator) -> bytes:
     elif how == 2:
         head = head.replace("False", ("True", "7", "None", "x")[int(rng.integers(0, 4))])
     elif how == 3:
-        head = ("__import__('os').system('true')", "{" * 500, "{}", "\n", "(" * 5000, "{'descr': 1}")[int(rng.integers(0, 6))] + "\n"
+        head = ("__import__('os').system('true')", "{" * 500, "{}", "\n", "(" * 5000, "{'descr': 1}")[
+            int(rng.integers(0, 6))
+        ] + "\n"
     elif how == 4:
         size_ = int(rng.choice([0, 1, 9, 65535]))
         return data[:8] + size_.to_bytes(2, "little") + data[10:]
@@ -482,7 +562,9 @@ def _zip(members: dict[str, bytes], packed: bool) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as file:
         for name, data in members.items():
-            file.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED)
+            file.writestr(
+                zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            )
     return out.getvalue()
 
 
@@ -535,7 +617,12 @@ def meta_fields(data: bytes, rng: np.random.Generator) -> bytes:
     elif how == 3:
         lines[i] = lines[i].rpartition(b" ")[0]
     elif how == 4:
-        lines.insert(i, b"k" * int(rng.choice([10, 100, 600, 5000])) + (b" = ", b": ", b"")[int(rng.integers(0, 3))] + b"v" * int(rng.choice([1, 300, 9000])))
+        lines.insert(
+            i,
+            b"k" * int(rng.choice([10, 100, 600, 5000]))
+            + (b" = ", b": ", b"")[int(rng.integers(0, 3))]
+            + b"v" * int(rng.choice([1, 300, 9000])),
+        )
     else:
         order = rng.permutation(len(lines))
         lines = [lines[k] for k in order]
@@ -549,10 +636,13 @@ def itk() -> list[Kind]:
     image = sitk.GetImageFromArray(noise((4, 6, 5)))
     image.SetSpacing((1.0, 1.5, 2.0))
     made = []
-    for names, packed in (("a.mha",), False), (("a.mha",), True), (("a.nrrd",), False), (("a.nrrd",), True), (("a.mhd", "a.raw"), False), (("a.nhdr", "a.raw"), False):  # fmt: skip
+    for names, packed in (("a.mha",), False), (("a.mha",), True), (("a.nrrd",), False), (("a.nrrd",), True), (("a.mhd",
+        "a.raw"), False), (("a.nhdr", "a.raw"), False):  # fmt: skip
         with tempfile.TemporaryDirectory() as place:
             sitk.WriteImage(image, str(Path(place, names[0])), packed)
-            made.append(Kind({n: Path(place, n).read_bytes() for n in names}, names[0], meta_fields, packed=1032 if packed else 1))
+            made.append(
+                Kind({n: Path(place, n).read_bytes() for n in names}, names[0], meta_fields, packed=1032 if packed else 1)
+            )
     return made
 
 
@@ -597,7 +687,8 @@ def mutant(family: str, number: int, good: dict[int, np.ndarray]) -> Mutant:
 def list_changed(value: object, rng: np.random.Generator, outside: str) -> object:
     """A JSON value with one of its nodes replaced, taken out or doubled."""
     odd = (
-        None, True, -1, 0, 1e308, 10**30, "", " ", "..", "../", f"../{Path(outside).name}", outside, f"/etc/../{outside}", "~", ".", "/",
+        None, True, -1, 0, 1e308, 10**30, "", " ", "..", "../", f"../{Path(outside).name}", outside, f"/etc/../{outside}",
+            "~", ".", "/",
         "a\0b", "\ud800", "x" * 5000, [], {}, [[]], {"image": outside}, [outside], "file://x", "C:\\x", "..\\..\\x", "imagesTr",
     )  # fmt: skip
     nodes: list[tuple] = []

@@ -43,7 +43,8 @@ def test_geometry_far_from_the_rest(entry):
 def test_units_notes_blank_slices_and_clipping(entry):
     usual = [entry(f"e{i}") for i in range(20)]
     odd = [
-        entry("bare", spaced=False), entry("blank", blank=3), entry("cut", clipped=0.3), entry("said", notes=("gantry tilt (12 degrees)",)),
+        entry("bare", spaced=False), entry("blank", blank=3), entry("cut", clipped=0.3), entry("said",
+            notes=("gantry tilt (12 degrees)",)),
     ]  # fmt: skip
     found = kinds(usual + odd)
     for kind, name in (("unspaced", "bare"), ("blank slices", "blank"), ("clipped", "cut"), ("reading", "said")):

@@ -134,7 +134,8 @@ def test_flipped_byte_is_noticed(tmp_path, save):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [("a.nii.gz", b"", "is empty"), ("a.nii", b"", "is empty"), ("a.nii", b"x" * 400, "no NIfTI header"),
-     ("a.nii.gz", gzip.compress(b"hello", mtime=0), "no NIfTI header"), ("a.nii.gz", gzip.compress(b"h" * 9, mtime=0)[:9], "cut off"),
+     ("a.nii.gz", gzip.compress(b"hello", mtime=0), "no NIfTI header"), ("a.nii.gz", gzip.compress(b"h" * 9, mtime=0)[:9],
+     "cut off"),
      ("a.nii", (348).to_bytes(4, "little"), "inside its header"), ("a.nii", (348).to_bytes(4, "little") + bytes(600), "header"),
      ("a.xyz", b"x", "of no known format"), ("a.png", b"x", "no PNG"), ("a.tif", b"x", "no readable TIFF|decoded"),
      ("a.npy", b"x", "no readable NumPy"), ("a.npz", b"x", "no .npz"), ("a.mha", b"x", "no MetaImage")],

@@ -37,7 +37,19 @@ class Watch:
 
     def __init__(self, *allowed: Path):
         self.on, self.found = False, []
-        own = [*allowed, sys.prefix, sys.base_prefix, HERE.parents[1], *filter(None, sys.path), Path.home() / ".cache", "/proc", "/dev", "/sys", "/usr", "/lib"]
+        own = [
+            *allowed,
+            sys.prefix,
+            sys.base_prefix,
+            HERE.parents[1],
+            *filter(None, sys.path),
+            Path.home() / ".cache",
+            "/proc",
+            "/dev",
+            "/sys",
+            "/usr",
+            "/lib",
+        ]
         self.allowed = tuple(os.path.realpath(place) for place in own)
         sys.addaudithook(self.hook)
 
@@ -117,7 +129,7 @@ def files(family: str, first: int, last: int, place: Path) -> dict:
     from headwater.scans import readers
     from headwater.scans.examine import examine
     from headwater.scans.formats import series
-    from headwater.scans.scan import Source, UnreadableError
+    from headwater.scans.scan import UnreadableError
 
     root = place / "root"
     (place / "canary.raw").write_bytes(CANARY * 100)
@@ -176,7 +188,8 @@ def _laid(root: Path, content: dict[str, bytes], name: str, together: bool) -> o
 
 LISTS = {
     "nnunet_regions_and_ignore": "dataset.json", "nnunet_that_lists_its_cases": "dataset.json", "decathlon": "dataset.json",
-    "monai_datalist": "list.json", "monai_classes": "datalist.json", "nnssl": "pretrain_data.json", "table": "scans.csv", "bids": "participants.tsv",
+    "monai_datalist": "list.json", "monai_classes": "datalist.json", "nnssl": "pretrain_data.json", "table": "scans.csv",
+    "bids": "participants.tsv",
 }  # fmt: skip
 
 

@@ -101,7 +101,8 @@ def _once(items: list[Item]) -> tuple[list[Item], list[Fault]]:
 
 def _said(tree: Tree, listing: str, told: Mapping) -> list[str]:
     """What else the list says, and other lists beside it."""
-    entries = [entry for entry in told.get("training") or () if isinstance(entry, dict)]
+    listed = told.get("training")
+    entries = [entry for entry in (listed if isinstance(listed, list) else ()) if isinstance(entry, dict)]
     folds = {str(entry["fold"]) for entry in entries if "fold" in entry}
     notes = [f"{len(folds)} folds are named and left alone: the split is by subject"] if folds else []
     if isinstance(told.get("validation"), list) and told["validation"]:
