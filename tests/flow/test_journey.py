@@ -91,7 +91,9 @@ def test_layer_costs_are_distances_of_neighbouring_clouds():
     assert value.shape == (3, 2) and (error == 0).all()
     for k in range(3):
         for b in range(2):
-            assert float(value[k, b]) == pytest.approx(float(transport.wasserstein(states[k, b], states[k + 1, b]).distance), rel=1e-12)
+            assert float(value[k, b]) == pytest.approx(
+                float(transport.wasserstein(states[k, b], states[k + 1, b]).distance), rel=1e-12
+            )
     mixed = states[:1].repeat(2, 1, 1, 1)
     mixed[1] = mixed[1].flip(1)  # order of tokens is no cost
     assert journey.layer_costs(mixed)[0].max() < 1e-7

@@ -1,4 +1,4 @@
-"""Transport: sorted formulas, scipy and a linear programme as oracles, limits of the entropic plan, gradients, faults, prediction 32."""
+"""Transport: sorted formulas, scipy and a linear programme as oracles, entropic limits, gradients, faults, prediction 32."""
 
 import inspect
 import math
@@ -44,7 +44,10 @@ def test_gaussian_quantiles_give_the_distance_of_the_gaussians():
 
 
 def test_it_is_the_least_over_assignments_and_the_pairing_attains_it():
-    for space, x, y in (("flat", cloud(40, 3), cloud(40, 3, 1)), ("sphere", uniform(40, 3, random())[0], uniform(40, 3, random(1))[0])):
+    for space, x, y in (
+        ("flat", cloud(40, 3), cloud(40, 3, 1)),
+        ("sphere", uniform(40, 3, random())[0], uniform(40, 3, random(1))[0]),
+    ):
         matrix = transport.costs(x, y, space=space)
         rows, columns = scipy.optimize.linear_sum_assignment(matrix.numpy())
         least = matrix[rows, columns].mean()

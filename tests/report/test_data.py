@@ -32,7 +32,8 @@ def test_counts_add_up(looked):
     assert kinds["size, voxels"][0][0].endswith(" different")
     table = dict(found["table"])
     assert table["scans"] == "60" and table["sessions"] == "9" and table["with a mask"] == "30" and table["set aside"] == "6"
-    assert table["size, middle"] == "36 × 50 × 35 voxels" and table["near duplicates, kept"] == "1" and table["to look at"] == "2"
+    assert table["size, middle"] == "36 × 50 × 35 voxels"
+    assert table["near duplicates, kept"] == "1" and table["to look at"] == "2"
     assert found["sides"] == [("to learn from", "50", "50", "20"), ("kept for testing", "10", "10", "10")]
     assert found["chosen"] == "drawn by subject"
 

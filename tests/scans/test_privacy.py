@@ -14,7 +14,8 @@ from headwater.cli import main
 
 PLANTED = {
     "PatientName": "Habermehl^Quirin", "PatientID": "QX8812003", "PatientBirthDate": "19380417", "AccessionNumber": "ACC55219",
-    "InstitutionName": "Sankt Wendelin Spital", "ReferringPhysicianName": "Okonkwo^Adaeze", "StudyDescription": "control after Dr Zwingli",
+    "InstitutionName": "Sankt Wendelin Spital", "ReferringPhysicianName": "Okonkwo^Adaeze",
+    "StudyDescription": "control after Dr Zwingli",
     "SeriesDescription": "axial for Frau Habermehl", "PatientAddress": "Birnbaumgasse 7", "StudyDate": "20190523",
     "StationName": "WENDELCT2", "PatientComments": "daughter Leopoldine called", "ProtocolName": "Zwingli special",
 }  # fmt: skip
@@ -23,7 +24,8 @@ SECRETS = [
     "20190523", "WENDELCT2", "Leopoldine", "Tertullian", "Eusebia", "Xanthippe", "98120044",
 ]  # fmt: skip
 SMALL = (
-    "views.parent=24,24,24", "views.crop=16,16,16", "adapt.patch=24,24,24", "pretrain.steps=20", "pretrain.batch=2", "pretrain.watch=2",
+    "views.parent=24,24,24", "views.crop=16,16,16", "adapt.patch=24,24,24", "pretrain.steps=20",
+    "pretrain.batch=2", "pretrain.watch=2",
     "pretrain.save=10", "adapt.steps=2", "adapt.draws=2", "adapt.batch=2", "adapt.counts=1,2", "precision=fp32", "budget=5",
 )  # fmt: skip
 

@@ -140,8 +140,8 @@ def _header(path: Path, file: BufferedIOBase) -> tuple[tuple[int, ...], np.dtype
             shape, fortran, dtype = npy.read_array_header_1_0(file)
         else:
             shape, fortran, dtype = npy.read_array_header_2_0(file)
-    except (*_BROKEN, SyntaxError, tokenize.TokenError) as error:
-        fault = f"has no readable NumPy header ({type(error).__name__})"
+    except (*_BROKEN, SyntaxError, tokenize.TokenError, MemoryError):  # Python's parser runs out of stack, not of memory
+        fault = "has no readable NumPy header"
         raise UnreadableError(path, fault, "save it again with numpy.save; pickles are not opened") from None
     if any(n < 0 for n in shape):
         raise UnreadableError(path, f"has no voxels (its header says {sized(shape)})", AGAIN)
