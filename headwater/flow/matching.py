@@ -147,7 +147,7 @@ def train(
         loss = matching_loss(field, t.to(samples)[None, :, None], x0[None], x1[None], path)
         if not bool(torch.isfinite(loss)):
             raise ValueError(
-                f"train: the loss is {float(loss)} after {len(losses)} steps: scale the samples or lower rate={rate}"
+                f"train: the loss is {float(loss.detach())} after {len(losses)} steps: scale the samples or lower rate={rate}"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -22,7 +22,9 @@ from headwater.flow.sphere import check_finite
 FEWEST = 30
 DIMS = 16  # leading axes kept at most
 FOLDS = 3
-STAGES = (50, 50, 100, 200, 400, 800, 1600)  # training steps between two looks at the samples set aside
+STAGES = (100, 100, 200, 400, 800, 1600)  # training steps between two looks at the samples set aside
+PATIENCE = 800  # steps before a fall ends training: two lobes of a mixture may show only after a plateau of several hundred
+PATIENCE = 3  # stages that may make it worse: the first steps away from the Gaussian often do
 LOOKED_AT = 256  # samples set aside whose likelihood decides
 STEP = 1 / 6
 PATH = VariancePreserving()
@@ -46,7 +48,7 @@ class Summary:
     def fit(cls, x: Float[Tensor, "n d"], most: int) -> "Summary":
         """At most `most` axes, and no more than one for five samples."""
         mean, scale = x.mean(0), x.std(0)
-        tiny = 1e-9 * (mean.abs() + scale.max())
+        tiny = 1e-9 * mean.abs()  # rounding of a feature that never varies, whatever the units of the others
         if not bool((scale > tiny).any()):
             raise ValueError(f"novelty: all {len(x)} samples have the same features: there is no density to fit")
         scale = torch.where(scale > tiny, scale, scale[scale > tiny].min())  # one that never varied: a small change of it counts
@@ -164,11 +166,11 @@ class Density:
 
 
 def _member(x: Tensor, aside: Tensor, generator: torch.Generator, dims: int, steps: int) -> Member:
-    """Trains in stages, each ending at rate zero, until the samples set aside get less likely; keeps the best of them."""
+    """Trains in stages, each ending at rate zero, until the samples set aside get less likely; keeps the best."""
     summary = Summary.fit(x, dims)
     here, there = summary(x), summary(aside)
     field = Field(here.shape[1], generator, start=Gaussian.fit(PATH, here))
-    best, kept, spent, taken = -math.inf, field, 0, 0
+    best, kept, spent, taken, worse = -math.inf, field, 0, 0, 0
     for stage in (0, *STAGES):
         if stage:
             if spent + stage > steps:
@@ -176,8 +178,9 @@ def _member(x: Tensor, aside: Tensor, generator: torch.Generator, dims: int, ste
             train(field, here.float(), path=PATH, generator=generator, steps=stage)
             spent += stage
         reached = float(log_likelihood(field, there[:LOOKED_AT], path=PATH, step=STEP).value.mean())
-        if reached < best:
+        if reached > best:
+            best, kept, taken = reached, copy.deepcopy(field), spent
+        elif spent >= PATIENCE:
             break
-        best, kept, taken = reached, copy.deepcopy(field), spent
     member = Member(summary, kept, torch.empty(0), taken)
     return Member(summary, kept, member.score(aside).value, taken)
