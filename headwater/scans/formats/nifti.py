@@ -87,8 +87,15 @@ def _beside(path: Path, partner: dict[str, str]) -> Path:
         for packed in ("", ".gz"):
             found = path.with_name(bare[:-4] + ending + packed)
             if found.is_file():
-                return found
+                return _within(path, found)
     raise UnreadableError(path, f"has no {other} file beside it", "put header (.hdr) and voxels (.img) into one folder")
+
+
+def _within(path: Path, other: Path) -> Path:
+    """The second file of a pair, if no link leads from it into another folder."""
+    if other.resolve().parent not in (path.parent.resolve(), path.resolve().parent):
+        raise UnreadableError(path, "keeps its voxels outside its own folder", "put both files into one folder")
+    return other
 
 
 def _nifti(path: Path, head: bytes, damage: str) -> _Form:
