@@ -24,7 +24,6 @@ DIMS = 16  # leading axes kept at most
 FOLDS = 3
 STAGES = (100, 100, 200, 400, 800, 1600)  # training steps between two looks at the samples set aside
 PATIENCE = 800  # steps before a fall ends training: two lobes of a mixture may show only after a plateau of several hundred
-PATIENCE = 3  # stages that may make it worse: the first steps away from the Gaussian often do
 LOOKED_AT = 256  # samples set aside whose likelihood decides
 STEP = 1 / 6
 PATH = VariancePreserving()
@@ -170,7 +169,7 @@ def _member(x: Tensor, aside: Tensor, generator: torch.Generator, dims: int, ste
     summary = Summary.fit(x, dims)
     here, there = summary(x), summary(aside)
     field = Field(here.shape[1], generator, start=Gaussian.fit(PATH, here))
-    best, kept, spent, taken, worse = -math.inf, field, 0, 0, 0
+    best, kept, spent, taken = -math.inf, field, 0, 0
     for stage in (0, *STAGES):
         if stage:
             if spent + stage > steps:
