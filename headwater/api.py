@@ -69,8 +69,10 @@ def begin(request: Request, progress: Progress) -> tuple[Path, Any]:
     """Looks at the scans and prepares them in the run folder; what was done before is found again. Returns folder and store."""
     from headwater.scans.passport import Passport
     from headwater.scans.prepare import prepare
+    from headwater.train.loop import objective_of
 
     settings = wanted(request)
+    objective_of(settings)  # a name or an option that does not exist is said before anything is looked at
     run = folder_for(request)
     if (run / "settings.json").exists():
         passport = Passport.load(run / "passport.json")
@@ -116,11 +118,13 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
 
         here = machine()
         shape = tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0))
-        settings = wanted(request, recipes.default(shape, bool(here.accelerator)))
+        scans = len(store.split("train"))
+        objective = wanted(request).pretrain.objective
+        settings = wanted(request, recipes.default(shape, bool(here.accelerator), objective, scans))
         labelled, tests = adapt.trainable(store), adapt.testable(store)
         if store.labelled and not (labelled and tests):
             progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
-        batch = min(settings.pretrain.batch, max(2, len(store.split("train"))))  # a scan twice in a batch is no pair of scans
+        batch = min(settings.pretrain.batch, max(2, scans))  # a scan twice in a batch is no pair of scans
         settings = replace(settings, pretrain=replace(settings.pretrain, batch=batch))
         costs = measuring.measure(store, settings, labelled if tests else [], progress)
         settings = plan.spend(settings, costs, len(labelled), len(tests))

@@ -24,6 +24,9 @@ Test = Annotated[
 ]
 Budget = Annotated[float | None, arg(metavar="MINUTES", help="time to spend (default: 30)")]
 Seed = Annotated[int, arg(help="of everything random")]
+Objective = Annotated[
+    str | None, arg(metavar="NAME", help="what to learn from: cva (default), mae, dino, ... (a wrong name lists all)")
+]
 Set = Annotated[
     tuple[str, ...],
     UseAppendAction,
@@ -40,6 +43,11 @@ MANY = 20  # lines of what was set aside that are printed
 
 def _listener(json: bool) -> Terminal:
     return Quiet() if json else Terminal()
+
+
+def _asked(objective: str | None, changes: tuple[str, ...]) -> tuple[str, ...]:
+    """The changes of the plan, with the objective among them."""
+    return changes if objective is None else (f"pretrain.objective={objective}", *changes)
 
 
 def _finish(run: Path, page: Path, json: bool, listener: Terminal) -> None:
@@ -66,6 +74,7 @@ def run(
     test: Test = None,
     budget: Budget = None,
     seed: Seed = 0,
+    objective: Objective = None,
     set: Set = (),
     classes: Classes = False,
     show_identifiers: Show = False,
@@ -73,7 +82,7 @@ def run(
 ) -> None:
     """The main job: look, pretrain, observe, adapt, report."""
     listener = _listener(json)
-    request = api.Request(scans, labels, out, test, budget, seed, set, classes, show_identifiers)
+    request = api.Request(scans, labels, out, test, budget, seed, _asked(objective, set), classes, show_identifiers)
     page = api.run(request, listener, command=_command())
     _finish(page.parent, page, json, listener)
 
@@ -125,13 +134,14 @@ def pretrain(
     test: Test = None,
     budget: Budget = None,
     seed: Seed = 0,
+    objective: Objective = None,
     set: Set = (),
     show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
     """A backbone, with the watch on. Masks, if given, are kept for `adapt`."""
     listener = _listener(json)
-    request = api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers)
+    request = api.Request(scans, labels, out, test, budget, seed, _asked(objective, set), False, show_identifiers)
     folder = api.pretrain(request, listener, _command())
     watched = [e for e in runfolder.read_events(folder) if e.get("event") == "watch"]
     if json:

@@ -54,7 +54,7 @@ def measure(store: Store, settings: Settings, labelled: list[int], progress: Pro
     optimizer = loop.optimizer_for(student, 0.0, 0.0)
 
     def step(precision: str, settings: Settings) -> None:
-        views = loop.views_at(0, store, chosen, settings, student.backbone).to(device)
+        views = loop.views_at(0, store, chosen, settings, student.backbone, objective.masked).to(device)
         loop.step(student, teacher, objective, optimizer, views, 0.0, 1.0, replace(settings, precision=precision))
 
     tried = {"auto": ["fp32", "bf16"] if machine().bf16 else ["fp32"]}.get(settings.precision, [settings.precision])

@@ -19,6 +19,32 @@ LOOKING = 0.15  # share of pretraining that the watch may take
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
 MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
 
+FAMILIES = {  # in words
+    "resenc": "residual encoder",
+    "unet": "plain U-Net encoder",
+    "vit": "vision transformer",
+    "mixed": "vision transformer with heads of different kernels",
+    "continuous": "vision transformer in continuous depth",
+    "swin": "Swin transformer",
+    "parabolic": "parabolic network",
+    "hamiltonian": "Hamiltonian network",
+    "second_order": "second-order network",
+}
+OBJECTIVES = {
+    "cva": "consistent view alignment + masked autoencoding",
+    "mae": "masked autoencoding",
+    "ae": "plain autoencoding, a control",
+    "denoise": "denoising, a control",
+    "simclr": "contrast of whole scans",
+    "byol": "latent prediction without negatives",
+    "jepa": "masked latent prediction",
+    "vicreg": "agreement with decorrelation",
+    "lejepa": "agreement with a Gaussian embedding",
+    "dino": "self-distillation into prototypes",
+    "distil": "distillation from a finished network",
+    "adversarial": "masked autoencoding against a critic",
+}
+
 
 def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settings:
     """Divides the budget; what the user has set by hand stays.
@@ -102,8 +128,7 @@ def lines(
     pretraining, adapting = minutes(settings, costs, tests)
     chosen, view, adapt = settings.backbone, settings.views, settings.adapt
     where = machine.accelerator or f"{machine.cores} cores and no accelerator"
-    kind = {"resenc": "residual encoder", "vit": "vision transformer"}[chosen.family]
-    goal = {"cva": "consistent view alignment + masked autoencoding", "mae": "masked autoencoding"}[settings.pretrain.objective]
+    kind, goal = FAMILIES[chosen.family], OBJECTIVES[settings.pretrain.objective]
     rows = [
         ("spacing", _spacing(store), _why_spacing(store, settings), "spacing"),
         (

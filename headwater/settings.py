@@ -19,8 +19,13 @@ class Views:
     overlap: tuple[float, float] = (0.4, 0.8)  # shared volume over crop volume
     rotation: float = 15.0
     scale: tuple[float, float] = (0.8, 1.25)
-    geometry: float = 0.5  # share of parents that are rotated and scaled
+    geometry: float = 0.5  # share of parents that are rotated, scaled and bent, each by itself
+    elastic: float = 0.0  # strength of elastic change: 0 none, 0.95 the most that cannot fold
+    independent: bool = False  # every view has its own rotation, scale, flips and elastic change; else both share their parent's
     mirror: tuple[int, ...] = ()  # axes; none, since sides often carry meaning in anatomy
+    padding: str = "reflect"  # of scans smaller than the parent: reflect | zero | refuse
+    locals: int = 0  # further small crops of each scan, unmasked
+    local_crop: tuple[int, ...] = ()  # none: half the crop
     intensity: float = 1.0  # strength of intensity changes, 1 as published
     mask_ratio: float = 0.75
     mask_block: int = 1  # in tokens
@@ -30,16 +35,16 @@ class Views:
 class Backbone:
     """Which network."""
 
-    family: str = "resenc"  # resenc | vit
+    family: str = "resenc"  # as backbones.FAMILIES has them
     size: str = "nano"  # nano | small | base | large
-    patch: int = 4  # vit only
+    patch: int = 4  # voxels per token and axis
 
 
 @dataclass(frozen=True)
 class Pretrain:
     """How the backbone is trained without labels."""
 
-    objective: str = "cva"  # cva | mae
+    objective: str = "cva"  # as objectives.OBJECTIVES has them
     steps: int = 0  # 0: from the budget
     batch: int = 8  # scans per step, two crops each
     learning_rate: float = 1e-3
@@ -81,6 +86,7 @@ class Settings:
     views: Views = field(default_factory=Views)
     backbone: Backbone = field(default_factory=Backbone)
     pretrain: Pretrain = field(default_factory=Pretrain)
+    objective: dict[str, Any] = field(default_factory=dict)  # options of the objective, where they differ from its own defaults
     adapt: Adapt = field(default_factory=Adapt)
 
 
@@ -129,6 +135,10 @@ def _change(node: Any, path: list[str], text: str, assignment: str) -> Any:
     if path[0] not in names:
         raise InputError(f"--set {assignment}: there is no setting {path[0]!r} here. There are: {', '.join(names)}.")
     old = getattr(node, path[0])
+    if isinstance(old, dict):  # options of whatever was chosen, which knows their names
+        if len(path) != 2:
+            raise InputError(f"--set {assignment}: name one option of {path[0]}, such as {path[0]}.width=128.")
+        return dataclasses.replace(node, **{path[0]: {**old, path[1]: _plain(text)}})
     if dataclasses.is_dataclass(old):
         if len(path) == 1:
             inner = ", ".join(f.name for f in dataclasses.fields(old))
@@ -141,10 +151,23 @@ def _change(node: Any, path: list[str], text: str, assignment: str) -> Any:
     return dataclasses.replace(node, **{path[0]: _value(old, names[path[0]], text, assignment)})
 
 
+def _plain(text: str) -> Any:
+    """A number, true or false where the text is one; else the text."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value if isinstance(value, (int, float)) else text
+
+
 def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
     """The text as a value of the field's type; `old` serves as an example."""
     if isinstance(old, str):
         return text
+    if isinstance(old, bool):
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"--set {assignment}: expected true or false, such as {assignment.split('=')[0]}=true.")
+        return text.lower() == "true"
     try:
         value = json.loads(f"[{text.strip('[]()').rstrip(',')}]" if isinstance(old, tuple) else text)
     except json.JSONDecodeError:
@@ -173,7 +196,8 @@ def check(settings: Settings) -> None:
             lambda v: all(isinstance(n, int) and n >= 1 for n in (v if isinstance(v, tuple) else (v,))),
             {"pretrain.batch": pretrain.batch, "pretrain.save": pretrain.save, "adapt.batch": adapt.batch}
             | {"backbone.patch": settings.backbone.patch, "views.mask_block": views.mask_block, "views.crop": views.crop}
-            | {"views.parent": views.parent, "adapt.patch": adapt.patch, "adapt.counts": adapt.counts},
+            | {"views.parent": views.parent, "views.local_crop": views.local_crop}
+            | {"adapt.patch": adapt.patch, "adapt.counts": adapt.counts},
         ),
         (
             "give 0 (decided from the budget, or none) or more",
@@ -200,8 +224,10 @@ def check(settings: Settings) -> None:
             lambda v: len(v) == 2 and 0 < v[0] <= v[1],
             {"views.overlap": views.overlap, "views.scale": views.scale, "adapt.scale": adapt.scale},
         ),
+        ("give 0 (none) to 0.95, such as 0.5", lambda v: 0 <= v <= 0.95, {"views.elastic": views.elastic}),
+        ("give a whole number from 0", lambda v: v >= 0, {"views.locals": views.locals}),
+        ("use one of reflect, zero, refuse", lambda v: v in ("reflect", "zero", "refuse"), {"views.padding": views.padding}),
         ("use one of auto, fp32, bf16", lambda v: v in ("auto", "fp32", "bf16"), {"precision": settings.precision}),
-        ("use one of cva, mae", lambda v: v in ("cva", "mae"), {"pretrain.objective": pretrain.objective}),
     ]
     for remedy, fits, values in rules:
         for name, value in values.items():

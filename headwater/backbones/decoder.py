@@ -1,6 +1,7 @@
 """From features back to voxels: segmentation decoders, the light head, the refill of dropped tokens, reconstruction."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,71 +9,118 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.backbones.attention import EPSILON
-from headwater.backbones.convolutions import CONV, CONV_TRANSPOSED, SLOPE, ConvNorm, crop, enlarge, instance_norm
+from headwater.backbones.continuous import ContinuousViT
+from headwater.backbones.convolutions import CONV, CONV_TRANSPOSED, SLOPE, ConvNorm, InstanceNorm, crop, enlarge, laid_out
 from headwater.backbones.features import Backbone, Features
 from headwater.backbones.patches import unpatchify
+from headwater.backbones.pyramid import Staged
 from headwater.backbones.vit import Stack, ViT
+from headwater.errors import InputError
 
 
 class Up(nn.Module):
-    """One step of a U-Net decoder: transposed convolution of stride 2, the skip beside it, one convolution."""
+    """One step of a U-Net decoder: transposed convolution, the skip beside it, then convolutions."""
 
-    def __init__(self, ndim: int, coarse: int, fine: int):
+    def __init__(
+        self,
+        ndim: int,
+        coarse: int,
+        fine: int,
+        step: int | Sequence[int] = 2,
+        kernel: int | Sequence[int] = 3,
+        convolutions: int = 1,
+        bias: bool = False,
+    ):
         super().__init__()
-        self.up = CONV_TRANSPOSED[ndim](coarse, fine, 2, 2)
-        self.mix = ConvNorm(ndim, 2 * fine, fine)
+        self.up = CONV_TRANSPOSED[ndim](coarse, fine, step, step, bias=bias)
+        widths = [2 * fine] + [fine] * (convolutions - 1)
+        self.mix = nn.Sequential(*(ConvNorm(ndim, w, fine, kernel, bias=bias) for w in widths))
 
     def forward(self, x: Float[Tensor, "B K *R"], skip: Float[Tensor, "B C *S"]) -> Float[Tensor, "B C *S"]:
-        """Brings the coarse map (ceil(S / 2)) to the skip's size and width."""
-        return self.mix(torch.cat([crop(self.up(x), tuple(skip.shape[2:])), skip], 1))
+        """Brings the coarse map (ceil(S / step)) to the skip's size and width."""
+        return self.mix(torch.cat([laid_out(crop(self.up(x), tuple(skip.shape[2:]))), skip], 1))
 
 
 class Decoder(nn.Module):
     """Voxel scores from features; the last 1x1 convolution is `head`, to be replaced for other classes.
 
-    A pyramid gets a U-Net decoder, one convolution per stage; a single map (ViT) gets transposed convolutions of stride 2
-    alone, as in Primus (2503.01835; instance norm and LeakyReLU here where Primus has layer norm and GELU).
+    A pyramid gets the U-Net decoder of nnU-Net, with its encoder's kernels, strides and bias; where the finest map is coarser
+    than a voxel (Swin) transposed convolutions of stride 2 follow, and they are all there is for a single map (ViT), as in
+    Primus (2503.01835; instance norm and LeakyReLU here where Primus has layer norm and GELU).
+
+    Args: convolutions: of each step of the U-Net, or one number per step, coarse to fine. deep: whether the coarser steps
+          have heads of their own (`coarse_heads`, fine to coarse), for deep supervision.
     """
 
-    def __init__(self, backbone: Backbone, classes: int):
+    def __init__(self, backbone: Backbone, classes: int, convolutions: int | Sequence[int] = 1, deep: bool = False):
         super().__init__()
-        widths, ndim = backbone.widths, backbone.ndim
-        if len(widths) > 1:
-            steps = zip(widths[:0:-1], widths[-2::-1], strict=True)  # coarse to fine
-            self.steps = nn.ModuleList(Up(ndim, coarse, fine) for coarse, fine in steps)
-            last = widths[0]
-        else:
-            doublings = int(math.log2(backbone.strides[0][0]))
-            path = [widths[0], *(max(16, widths[0] // 4 ** (i + 1)) for i in range(doublings))]
-            self.steps = nn.ModuleList(Enlarge(ndim, a, b) for a, b in zip(path, path[1:], strict=False))
-            last = path[-1]
+        widths, strides, ndim = backbone.widths, backbone.strides, backbone.ndim
+        staged = isinstance(backbone, Staged)
+        kernels, bias = (backbone.kernels, backbone.bias) if staged else ((3,) * len(widths), False)
+        count = len(widths) - 1
+        each = [convolutions] * count if isinstance(convolutions, int) else list(convolutions)
+        if len(each) != count or min(each, default=1) < 1:
+            raise InputError(
+                f"{each} convolutions for the {count} steps of this decoder: give one number, or {count} of 1 or more"
+            )
+        self.steps = nn.ModuleList(
+            Up(ndim, widths[i + 1], widths[i], ratio(strides[i + 1], strides[i]), kernels[i], n, bias)
+            for i, n in zip(reversed(range(count)), each, strict=True)
+        )
+        last, left = widths[0], strides[0]
+        while max(left) > 1:
+            step = tuple(2 if s > 1 else 1 for s in left)
+            narrow = max(16, last // 4)
+            self.steps.append(Enlarge(ndim, last, narrow, step))
+            last, left = narrow, tuple(max(1, s // 2) for s in left)
         self.head = CONV[ndim](last, classes, 1)
+        outputs = widths[1 if len(self.steps) == count else 0 : count]  # the finest step of a U-Net feeds `head`
+        self.coarse_heads = nn.ModuleList(CONV[ndim](w, classes, 1) for w in outputs) if deep else None
 
-    def forward(self, features: Features, size: tuple[int, ...] | None = None) -> Float[Tensor, "B K *S"]:
+    def forward(
+        self, features: Features, size: tuple[int, ...] | None = None, deep: bool = False
+    ) -> Float[Tensor, "B K *S"] | list[Tensor]:
         """Scores for every voxel of an image of `size` (default: the image the features came from).
 
-        Raises: ValueError if tokens were dropped: refill them first.
+        deep: a list of scores, fine to coarse; those after the first have the sizes of the maps of the pyramid.
+        Raises: ValueError if tokens were dropped (refill them first), or if there are no heads for the coarse scores.
         """
         size = size or features.size
         if features.kept is not None:
             raise ValueError("tokens were dropped: refill them before decoding")
+        if deep and self.coarse_heads is None:
+            raise ValueError("this decoder has no heads for coarse scores: build it with deep=True")
         *skips, x = features.pyramid
+        passed = []
         for step in self.steps:
-            x = step(x, skips.pop()) if skips else step(x)
-        return crop(self.head(x), size)
+            if skips:
+                x = step(x, skips.pop())
+                passed.append(x)
+            else:
+                x = step(x)
+        scores = crop(self.head(x), size)
+        if not deep:
+            return scores
+        coarse = passed[::-1][-len(self.coarse_heads) :] if len(self.coarse_heads) else []
+        return [scores, *(head(m) for head, m in zip(self.coarse_heads, coarse, strict=True))]
+
+
+def ratio(coarse: Sequence[int], fine: Sequence[int]) -> tuple[int, ...]:
+    """Cells of the fine map per cell of the coarse one, along each axis."""
+    return tuple(c // f for c, f in zip(coarse, fine, strict=True))
 
 
 class Enlarge(nn.Module):
-    """Transposed convolution of stride 2, instance norm, LeakyReLU."""
+    """Transposed convolution, of stride 2 unless told otherwise, instance norm, LeakyReLU."""
 
-    def __init__(self, ndim: int, coarse: int, fine: int):
+    def __init__(self, ndim: int, coarse: int, fine: int, step: int | Sequence[int] = 2):
         super().__init__()
-        self.up = CONV_TRANSPOSED[ndim](coarse, fine, 2, 2, bias=False)
-        self.norm = instance_norm(fine)
+        self.up = CONV_TRANSPOSED[ndim](coarse, fine, step, step, bias=False)
+        self.norm = InstanceNorm(fine)
 
     def forward(self, x: Float[Tensor, "B K *R"]) -> Float[Tensor, "B C *S"]:
-        """Twice the size."""
-        return F.leaky_relu_(self.norm(self.up(x)), SLOPE)
+        """`step` times the size."""
+        return F.leaky_relu_(self.norm(self.up(laid_out(x))), SLOPE)
 
 
 class LightHead(nn.Module):
@@ -84,10 +132,10 @@ class LightHead(nn.Module):
 
     def __init__(self, backbone: Backbone, classes: int, width: int = 16):
         super().__init__()
-        ndim, strides = backbone.ndim, [1, *(s[0] for s in backbone.strides)]
-        self.factors = [b // a for a, b in zip(strides, strides[1:], strict=False)]  # from each map to the next finer
+        ndim, strides = backbone.ndim, [(1,) * backbone.ndim, *backbone.strides]
+        self.factors = [ratio(b, a) for a, b in zip(strides, strides[1:], strict=False)]  # from each map to the next finer
         self.reduce = nn.ModuleList(CONV[ndim](w, width, 1, bias=False) for w in backbone.widths)
-        self.norm, self.mix = instance_norm(width), ConvNorm(ndim, width, width)
+        self.norm, self.mix = InstanceNorm(width), ConvNorm(ndim, width, width)
         self.head = CONV[ndim](width, classes, 1)
 
     def forward(self, features: Features, size: tuple[int, ...] | None = None) -> Float[Tensor, "B K *S"]:
@@ -107,15 +155,18 @@ class LightHead(nn.Module):
 
 
 class Refill(nn.Module):
-    """Dropped tokens refilled: mask tokens at their places, then blocks that let them look at the kept ones. ViT only.
+    """Dropped tokens refilled: mask tokens at their places, then blocks that let them look at the kept ones.
+
+    For networks that drop tokens: the ViT, also in continuous depth.
 
     The feature decoder of a masked autoencoder (He et al. 2111.06377) and of CVA's Primus student (2509.13846).
     """
 
-    def __init__(self, backbone: ViT, width: int | None = None, depth: int = 2):
+    def __init__(self, backbone: ViT | ContinuousViT, width: int | None = None, depth: int = 2):
         super().__init__()
         width = width or backbone.dim
-        heads = max(h for h in range(1, backbone.heads + 1) if width % h == 0 and width // h >= 2 * backbone.ndim)
+        most = getattr(backbone, "vit", backbone).heads
+        heads = max(h for h in range(1, most + 1) if width % h == 0 and width // h >= 2 * backbone.ndim)
         self.into, self.back = nn.Linear(backbone.dim, width), nn.Linear(width, backbone.dim)
         self.hidden = nn.Parameter(torch.zeros(width))
         self.stack, self.norm = Stack(backbone.ndim, width, depth, heads), nn.RMSNorm(width, EPSILON)
@@ -132,18 +183,26 @@ class Refill(nn.Module):
         return Features(x, features.grid, lambda: features.pooled, [whole], size=features.size)
 
 
+def drops(backbone: Backbone) -> bool:
+    """Whether hidden cells are dropped instead of covered."""
+    return isinstance(backbone, ViT | ContinuousViT)
+
+
 def refill(backbone: Backbone, width: int | None = None, depth: int = 2) -> nn.Module:
     """Features in, Features of the whole grid out: a Refill for a ViT, nothing to do for a network that drops no tokens."""
-    return Refill(backbone, width, depth) if isinstance(backbone, ViT) else nn.Identity()
+    return Refill(backbone, width, depth) if drops(backbone) else nn.Identity()
 
 
 class Reconstruction(nn.Module):
-    """The image again, from features of a masked one. ResEnc: the Decoder; ViT: its own Refill, then a linear map to voxels."""
+    """The image again, from features of a masked one.
+
+    Networks that drop tokens: their own Refill, then a linear map to voxels; the others: the Decoder.
+    """
 
     def __init__(self, backbone: Backbone, channels: int):
         super().__init__()
         self.refill = refill(backbone)
-        if isinstance(backbone, ViT):
+        if drops(backbone):
             self.patch = backbone.stride[0]
             self.decoder = nn.Linear(backbone.dim, channels * self.patch**backbone.ndim)
         else:

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from jaxtyping import Bool, Float, Int
@@ -53,6 +54,19 @@ class Features:
         return self.tokens.transpose(1, 2).unflatten(2, self.grid)
 
 
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A stretch of depth along which tokens keep their width: network as flow.
+
+    start (B, N, D); velocities: v(t, tokens) -> (B, N, D), one per block, t the block's index; grid of the tokens.
+    tokens + v(t, tokens), block by block, are the network's own tokens.
+    """
+
+    start: Tensor
+    velocities: tuple[Callable[[float, Tensor], Tensor], ...]
+    grid: tuple[int, ...]
+
+
 class Backbone(nn.Module, ABC):
     """An encoder of 2D or 3D images of any size.
 
@@ -62,7 +76,10 @@ class Backbone(nn.Module, ABC):
     stride   voxels per token and axis; the grid of an image of size S is ceil(S / stride)
     widths   D_i of the pyramid, fine to coarse
     strides  voxels per cell and axis, for each map of the pyramid
+    checkpointed  whether blocks are computed again in the backward pass instead of kept: less memory, a third more time
     """
+
+    checkpointed = False
 
     def __init__(self, ndim: int, channels: int, dim: int, stride: int, widths: Sequence[int], strides: Sequence[int]):
         super().__init__()
@@ -95,6 +112,10 @@ class Backbone(nn.Module, ABC):
         if keep is not None and tuple(keep.shape) != (x.shape[0], *self.grid(size)):
             raise InputError(f"the mask is {by(keep.shape)}, images of {by(size)} need {by((x.shape[0], *self.grid(size)))}")
         return size
+
+    def segments(self, x: Float[Tensor, "B C *S"]) -> list[Segment]:
+        """The blocks as residual velocities on the tokens of these images, in order of depth; for `flow` and `observe`."""
+        raise NotImplementedError(f"{type(self).__name__} does not show its blocks")
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "B C *S"], keep: Bool[Tensor, "B *G"] | None = None) -> Features:

@@ -1,6 +1,6 @@
 """What is trained: a backbone and the heads its objective asks for."""
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -27,11 +27,19 @@ class Views(Protocol):
     x: Float[Tensor, "V B C *S"]
     boxes: Float[Tensor, "V B d 2"]
     keep: Bool[Tensor, "V B *G"] | None
+    points: Float[Tensor, "V B *O d"] | None
+    valid: Bool[Tensor, "B *O"] | None
+    local: Float[Tensor, "L B C *s"] | None
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a backbone is asked to do without labels."""
+    """What a backbone is asked to do without labels.
+
+    masked: whether the student must be shown masked views; the loop masks none otherwise.
+    """
+
+    masked: ClassVar[bool]
 
     def heads(self, backbone: Backbone) -> nn.ModuleDict:
         """The heads a network needs beside this backbone."""

@@ -12,7 +12,12 @@ FALLEN_RELIABILITY = 0.5  # of its own peak
 ERRORS = 2.0  # standard errors between two reliabilities before one is called higher
 CEILING = 0.8  # reliability before training that leaves no room to tell learning from none
 FEW = 3  # directions worth a remark
-TRAINED = {"mae": ("dense",), "cva": ("pooled", "dense")}  # the levels an objective asks to agree
+DENSE, BOTH = ("dense",), ("pooled", "dense")
+TRAINED = {  # the levels an objective asks to agree, or to hold what tells places apart
+    **dict.fromkeys(("mae", "ae", "denoise", "jepa", "adversarial"), DENSE),
+    **dict.fromkeys(("cva", "byol", "vicreg", "lejepa", "dino", "distil"), BOTH),
+    "simclr": ("pooled",),
+}
 
 ADVICE = {
     "collapsed": "Usually: learning rate too high after warm-up, or gradients that reach the teacher. "

@@ -12,6 +12,7 @@ from torch import nn
 
 from headwater import backbones, objectives, runfolder
 from headwater.device import autocast, machine
+from headwater.errors import InputError
 from headwater.interrupt import Interrupted, wishes
 from headwater.objectives.network import Network
 from headwater.observe import watch
@@ -24,11 +25,20 @@ from headwater.train.schedule import learning_rate, teacher_momentum
 from headwater.views.batch import Views, make_views
 
 
+def objective_of(settings: Settings) -> objectives.Objective:
+    """What a backbone will be asked to do. Raises InputError for a name or an option that does not exist."""
+    return objectives.build(settings.pretrain.objective, **settings.objective)
+
+
 def assemble(settings: Settings, store: Store) -> tuple[Network, objectives.Objective]:
     """The student as it is before any training, and what it will be asked to do."""
     chosen = settings.backbone
     backbone = backbones.build(chosen.family, chosen.size, store.channels, store.ndim, chosen.patch, seed=settings.seed)
-    objective = objectives.build(settings.pretrain.objective)
+    objective = objective_of(settings)
+    images, prototypes = len(store.split("train")), getattr(objective, "prototypes", 0)
+    if prototypes > images:
+        fits = 2 ** max(1, (images // 2).bit_length() - 1)
+        raise InputError(f"{prototypes} prototypes for {images} scans would hold one scan each: set objective.prototypes={fits}.")
     with seeded(settings.seed, "heads"):
         return Network(backbone, objective.heads(backbone)), objective
 
@@ -40,11 +50,12 @@ def members(step: int, batch: int, count: int, seed: int) -> list[int]:
     return [int(orders[p // count][p % count]) for p in places]
 
 
-def views_at(step: int, store: Store, chosen: list[int], settings: Settings, backbone: nn.Module) -> Views:
-    """The batch of a step: a function of settings and step alone."""
+def views_at(step: int, store: Store, chosen: list[int], settings: Settings, backbone: nn.Module, masked: bool = True) -> Views:
+    """The batch of a step: a function of settings and step alone; masked, where the objective wants it."""
     picked = [chosen[i] for i in members(step, settings.pretrain.batch, len(chosen), settings.seed)]
     scans = [store.image(i) for i in picked]
-    return make_views(scans, settings.views, seed=settings.seed, step=step, stride=backbone.stride, spacing=store.spacing)
+    stride = backbone.stride if masked else None
+    return make_views(scans, settings.views, seed=settings.seed, step=step, stride=stride, spacing=store.spacing)
 
 
 def optimizer_for(network: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
@@ -115,12 +126,12 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
         advance(done)
         if done == 0:
             advance(0, eye.look(teacher.backbone, 0))
-        coming = ahead.submit(views_at, done, store, chosen, settings, student.backbone)
+        coming = ahead.submit(views_at, done, store, chosen, settings, student.backbone, objective.masked)
         while done < steps:
             asked = time.monotonic()
             views = coming.result().to(device)
             waited += time.monotonic() - asked
-            coming = ahead.submit(views_at, done + 1, store, chosen, settings, student.backbone)
+            coming = ahead.submit(views_at, done + 1, store, chosen, settings, student.backbone, objective.masked)
             rate = learning_rate(done, steps, settings.pretrain.learning_rate, settings.pretrain.warmup)
             momentum = teacher_momentum(done, settings.pretrain.momentum)
             with seeded(settings.seed, "step", done):

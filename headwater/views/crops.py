@@ -74,11 +74,14 @@ def _check(parent: tuple[int, ...], crop: tuple[int, ...], overlap: tuple[float,
     if any(c > p for c, p in zip(crop, parent, strict=True)):
         fits = tuple(min(c, p) for c, p in zip(crop, parent, strict=True))
         raise InputError(
-            f"A crop of {_words(crop)} voxels is larger than its parent of {_words(parent)}: "
-            f"use a crop of at most {_words(fits)}."
+            f"A crop of {_words(crop)} voxels is larger than its parent of {_words(parent)}: set views.crop to at most "
+            f"{','.join(map(str, fits))} (at most {_words(fits)} voxels), or enlarge views.parent."
         )
     if not 0 < overlap[0] <= overlap[1] <= 1:
-        raise InputError(f"Overlap of two views is {overlap}: give two fractions of a crop's volume like (0.4, 0.8).")
+        raise InputError(
+            f"views.overlap cannot be {overlap[0]:g},{overlap[1]:g}: two views must share something, so give two shares of a "
+            "crop's volume above 0, the smaller first, such as 0.4,0.8."
+        )
 
 
 def _words(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,7 @@
 """Photometric changes of z-scored crops: parameters are drawn first and applied later, so they can be repeated."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,15 +9,38 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater.errors import InputError
-from headwater.streams import torch_stream
+from headwater.views.mixing import bend_histogram_, match_histogram_, mix_fourier_
+from headwater.views.photometric import bias_field_, contrast_, cut_out_, gamma_, noise_, rician_
+from headwater.views.separable import blur_, low_resolution_
+
+RANGES = {  # chance, and range of the number drawn; their order is part of every run's record
+    "noise": (0.1, 0.0, 0.1),  # variance
+    "blur": (0.2, 0.5, 1.0),
+    "brightness": (0.15, 0.75, 1.25),
+    "contrast": (0.15, 0.75, 1.25),
+    "gamma": (0.3, np.log(0.7), np.log(1.5)),
+    "inverted_gamma": (0.1, np.log(0.7), np.log(1.5)),
+}
+FURTHER_RANGES = {
+    "rician": (0.0, 0.05, 0.3),
+    "resolution": (0.0, 0.5, 1.0),
+    "bias": (0.0, 0.05, 0.3),
+    "histogram": (0.0, 0.2, 0.8),
+    "fourier": (0.0, 0.01, 0.09),
+    "cutout": (0.0, 0.2, 0.4),
+}
+FURTHER_OFF = {"rician": 0.0, "resolution": 1.0, "bias": 0.0, "histogram": 0.0, "fourier": 0.0, "cutout": 0.0}
+FURTHER = {"rician": 0.1, "resolution": 0.15, "bias": 0.2, "histogram": 0.2, "cutout": 0.2}  # fair chances, if asked for
 
 
 @dataclass(frozen=True)
 class IntensityParameters:
-    """One value per crop (B,); the value that changes nothing means "off".
+    """One value per crop (B,); the value that changes nothing means "off". What is not given is off for all.
 
     noise: standard deviation (0 off). blur: sigma in voxels (0 off). brightness, contrast: factors (1 off).
-    gamma, inverted_gamma: exponents (1 off). seed: of that crop's noise.
+    gamma, inverted_gamma: exponents (1 off). seed: of whatever is random in that crop (noise, field, map, place of the box).
+    rician: standard deviation (0 off). resolution: zoom in (0, 1] (1 off). bias: standard deviation of the field's log (0 off).
+    histogram: share of the way (0 off). fourier: share of the edge (0 off). cutout: the box's edge over the crop's (0 off).
     """
 
     noise: np.ndarray
@@ -26,79 +50,142 @@ class IntensityParameters:
     gamma: np.ndarray
     inverted_gamma: np.ndarray
     seed: np.ndarray
+    rician: np.ndarray | None = None
+    resolution: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    histogram: np.ndarray | None = None
+    fourier: np.ndarray | None = None
+    cutout: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for name, off in FURTHER_OFF.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(len(self.seed), off))
 
 
-def draw_intensity(rng: np.random.Generator, batch: int, strength: float = 1.0) -> IntensityParameters:
+def draw_intensity(
+    rng: np.random.Generator, batch: int, strength: float = 1.0, changes: Mapping[str, float] | None = None
+) -> IntensityParameters:
     """Independent parameters for `batch` crops.
 
     Chances and ranges at strength 1: noise 0.1, variance U(0, 0.1); blur 0.2, sigma U(0.5, 1); brightness 0.15, U(0.75, 1.25);
-    contrast 0.15, U(0.75, 1.25); inverted gamma 0.1 and gamma 0.3, log-uniform in 0.7..1.5.
-    strength multiplies noise and blur and is the power of the factors: 0 changes nothing; the chances stay.
+    contrast 0.15, U(0.75, 1.25); inverted gamma 0.1 and gamma 0.3, log-uniform in 0.7..1.5. Off unless `changes` gives a chance:
+    rician U(0.05, 0.3); resolution U(0.5, 1); bias U(0.05, 0.3); histogram U(0.2, 0.8); fourier U(0.01, 0.09), which needs other
+    scans when it is applied; cutout U(0.2, 0.4).
+    strength multiplies noise, blur, bias and shares and is the power of the factors: 0 changes nothing; the chances stay.
 
-    Raises:  InputError if strength is negative.
+    Args:    changes: chances by name, of any of these (FURTHER has fair ones); names not given keep the chance above.
+    Raises:  InputError if strength is negative or a change is unknown or its chance is not in [0, 1].
     Source:  nnU-Net's augmentation as used by Vaish et al. 2025 (arXiv 2509.13846); Gaussian noise only.
     """
     if not 0 <= strength < float("inf"):
         raise InputError(f"Strength of the intensity changes is {strength}: give 0 (none) or more; 1 is usual.")
-
-    def maybe(chance: float, value: np.ndarray, off: float) -> np.ndarray:
-        return np.where(rng.random(batch) < chance, value, off)
-
-    return IntensityParameters(
-        noise=strength * maybe(0.1, np.sqrt(rng.uniform(0, 0.1, batch)), 0.0),
-        blur=strength * maybe(0.2, rng.uniform(0.5, 1, batch), 0.0),
-        brightness=maybe(0.15, rng.uniform(0.75, 1.25, batch), 1.0) ** strength,
-        contrast=maybe(0.15, rng.uniform(0.75, 1.25, batch), 1.0) ** strength,
-        gamma=maybe(0.3, np.exp(rng.uniform(np.log(0.7), np.log(1.5), batch)), 1.0) ** strength,
-        inverted_gamma=maybe(0.1, np.exp(rng.uniform(np.log(0.7), np.log(1.5), batch)), 1.0) ** strength,
+    changes = dict(changes or {})
+    _check(changes)
+    value, on = _drawn(rng, batch, RANGES, changes)
+    brightness, contrast = np.where(on[2:4], value[2:4], 1.0) ** strength
+    gamma, inverted = np.where(on[4:], np.exp(value[4:]), 1.0) ** strength
+    usual = IntensityParameters(
+        noise=strength * np.where(on[0], np.sqrt(value[0]), 0.0),
+        blur=strength * np.where(on[1], value[1], 0.0),
+        brightness=brightness,
+        contrast=contrast,
+        gamma=gamma,
+        inverted_gamma=inverted,
         seed=rng.integers(0, 2**62, batch),
     )
+    if not any(changes.get(name) for name in FURTHER_RANGES):
+        return usual
+    value, on = _drawn(rng, batch, FURTHER_RANGES, changes)
+    further = dict(zip(FURTHER_RANGES, strength * np.where(on, value, 0.0), strict=True))
+    further["resolution"] = np.where(on[1], value[1], 1.0) ** strength
+    for name, most in (("histogram", 1.0), ("fourier", 0.49), ("cutout", 1.0)):
+        further[name] = np.minimum(further[name], most)
+    return replace(usual, **further)
 
 
-def apply_intensity(x: Float[Tensor, "B C *S"], params: IntensityParameters) -> Float[Tensor, "B C *S"]:
-    """Noise, blur, brightness, contrast, inverted gamma, gamma, in this order; the input is left as it was.
+def apply_intensity(
+    x: Float[Tensor, "B C *S"], params: IntensityParameters, others: Float[Tensor, "N K *T"] | None = None
+) -> Float[Tensor, "B C *S"]:
+    """`apply_intensity_` on a copy: the input is left as it was."""
+    return apply_intensity_(x.detach().clone(memory_format=torch.contiguous_format), params, others)
 
-    Contrast keeps each channel's mean and range; both gammas keep its mean and standard deviation.
+
+@torch.no_grad()
+def apply_intensity_(
+    x: Float[Tensor, "B C *S"], params: IntensityParameters, others: Float[Tensor, "N K *T"] | None = None
+) -> Float[Tensor, "B C *S"]:
+    """Each crop changed in place by its own parameters, whatever the rest of the batch; a crop pays only for what is on.
+
+    In this order: Fourier mixing, histogram, bias field, noise, Rician noise, blur, brightness, contrast, low resolution,
+    inverted gamma, gamma, cut-out. What each does to the mean and standard deviation of a z-scored crop is said where it is
+    defined; brightness multiplies both.
+
+    Args:    others: crops of other scans whose amplitudes and histograms are mixed in; without them the histogram follows a
+             random monotone map instead.
+    Raises:  InputError for Fourier mixing without `others`, or others of another shape.
     """
-    out = x.clone()
-    for b, crop in enumerate(out):
-        if params.noise[b] != 0:
-            noise = torch.randn(crop.shape, generator=torch_stream(int(params.seed[b]), "noise"))
-            crop = crop + float(params.noise[b]) * noise.to(crop)
-        if params.blur[b] != 0:
-            crop = blur(crop, float(params.blur[b]))
-        crop = crop * float(params.brightness[b])
-        if params.contrast[b] != 1:
-            crop = _contrast(crop, float(params.contrast[b]))
-        if params.inverted_gamma[b] != 1:
-            crop = -_gamma(-crop, float(params.inverted_gamma[b]))
-        if params.gamma[b] != 1:
-            crop = _gamma(crop, float(params.gamma[b]))
-        out[b] = crop
-    return out
-
-
-def blur(x: Float[Tensor, "C *S"], sigma: float) -> Float[Tensor, "C *S"]:
-    """Gaussian blur, sigma in voxels, one axis after the other; weights are renormalised at the border."""
-    for axis in range(1, x.ndim):
-        at = torch.arange(x.shape[axis], device=x.device, dtype=x.dtype)
-        distance = at[:, None] - at[None, :]
-        weight = torch.exp(-0.5 * (distance / sigma) ** 2) * (distance.abs() <= 4 * sigma + 0.5)
-        weight = weight / weight.sum(1, keepdim=True)
-        x = (x.movedim(axis, -1) @ weight.T).movedim(-1, axis)
+    if others is not None and others.shape != x.shape:
+        raise InputError(
+            f"Crops are {tuple(x.shape)} and the others to mix with {tuple(others.shape)}: give one of that shape each."
+        )
+    for b, crop in enumerate(x):
+        value = {name: float(of[b]) for name, of in vars(params).items() if name != "seed"}
+        _change_(crop, value, int(params.seed[b]), None if others is None else others[b])
     return x
 
 
-def _contrast(x: Float[Tensor, "C *S"], factor: float) -> Float[Tensor, "C *S"]:
-    axes = tuple(range(1, x.ndim))
-    mean, low, high = x.mean(axes, keepdim=True), x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
-    return ((x - mean) * factor + mean).clamp(low, high)
+def _change_(x: Tensor, value: dict[str, float], seed: int, other: Tensor | None) -> None:
+    """One crop (C, *S), changed in place."""
+
+    def on(name: str, off: float = 0.0) -> bool:
+        return value[name] != off
+
+    if on("fourier"):
+        if other is None:
+            raise InputError("Fourier mixing needs crops of other scans: give `others`, or leave its chance at 0.")
+        mix_fourier_(x, other, value["fourier"])
+    if on("histogram"):
+        if other is None:
+            bend_histogram_(x, value["histogram"], seed)
+        else:
+            match_histogram_(x, other, value["histogram"])
+    if on("bias"):
+        bias_field_(x, value["bias"], seed)
+    if on("noise"):
+        noise_(x, value["noise"], seed)
+    if on("rician"):
+        rician_(x, value["rician"], seed)
+    if on("blur"):
+        blur_(x, value["blur"])
+    if on("brightness", 1.0):
+        x.mul_(value["brightness"])
+    if on("contrast", 1.0):
+        contrast_(x, value["contrast"])
+    if on("resolution", 1.0):
+        low_resolution_(x, value["resolution"])
+    if on("inverted_gamma", 1.0):
+        gamma_(x.neg_(), value["inverted_gamma"]).neg_()
+    if on("gamma", 1.0):
+        gamma_(x, value["gamma"])
+    if on("cutout"):
+        cut_out_(x, value["cutout"], seed)
 
 
-def _gamma(x: Float[Tensor, "C *S"], power: float) -> Float[Tensor, "C *S"]:
-    axes = tuple(range(1, x.ndim))
-    low, high = x.amin(axes, keepdim=True), x.amax(axes, keepdim=True)
-    mean, spread = x.mean(axes, keepdim=True), x.std(axes, keepdim=True, correction=0)
-    bent = ((x - low) / (high - low).clamp_min(1e-7)).pow(power)
-    bent = bent - bent.mean(axes, keepdim=True)
-    return bent * (spread / bent.std(axes, keepdim=True, correction=0).clamp_min(1e-7)) + mean
+def _drawn(
+    rng: np.random.Generator, batch: int, ranges: dict[str, tuple[float, float, float]], changes: dict[str, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and whether they count, (changes, batch) both; drawn at once, since this takes a part of a small view's time."""
+    usual, low, high = np.array(list(ranges.values())).T[..., None]
+    chance = np.array([changes.get(name, p) for name, p in zip(ranges, usual[:, 0], strict=True)])[:, None]
+    uniform = rng.random((len(ranges), 2, batch))
+    return low + (high - low) * uniform[:, 0], uniform[:, 1] < chance
+
+
+def _check(changes: dict[str, float]) -> None:
+    known = [*RANGES, *FURTHER_RANGES]
+    for name, chance in changes.items():
+        if name not in known:
+            raise InputError(f"There is no change of intensity called {name!r}. There are: {', '.join(known)}.")
+        if not 0 <= chance <= 1:
+            raise InputError(f"The chance of {name} is {chance}: give a share from 0 to 1.")

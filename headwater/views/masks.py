@@ -21,19 +21,15 @@ def draw_masks(
     Args:    grid: cells per axis; ratio: share that is masked, [0, 1); block: cells.
     Raises:  InputError if a value is out of range or no cell would be kept.
     """
-    if not 0 <= ratio < 1 or block < 1:
-        raise InputError(
-            f"Masking ratio {ratio} with blocks of {block} cells: use a ratio in [0, 1), such as 0.75, and blocks of 1 or more."
-        )
+    if not 0 <= ratio < 1:
+        raise InputError(f"views.mask_ratio cannot be {ratio}: give the hidden share, from 0 to below 1, such as 0.75.")
+    if block < 1:
+        raise InputError(f"views.mask_block cannot be {block}: give a whole number of tokens from 1, such as 1.")
     blocks_per_axis = [ceil(g / block) for g in grid]
     blocks, cells = prod(blocks_per_axis), prod(grid)
     kept = round((1 - ratio) * blocks)
     if kept == 0:
-        at_most = int(1000 * (1 - 1 / blocks)) / 1000
-        raise InputError(
-            f"Masking ratio {ratio} keeps none of the {blocks} blocks of a {' x '.join(map(str, grid))} grid: "
-            f"use {at_most:g} or less, smaller blocks, or a larger crop."
-        )
+        raise InputError(_hidden(grid, ratio, block, blocks))
     index = np.meshgrid(*(np.arange(g) // block for g in grid), indexing="ij")
     owner = np.ravel_multi_index(index, blocks_per_axis).ravel()  # (cells,) block of each cell
     order = rng.permuted(np.tile(np.arange(blocks), (batch, 1)), axis=1)  # (B, blocks) rank of each block
@@ -41,3 +37,15 @@ def draw_masks(
     keep = np.zeros((batch, cells), dtype=bool)
     np.put_along_axis(keep, chosen, True, axis=1)
     return torch.from_numpy(keep.reshape(batch, *grid))
+
+
+def _hidden(grid: tuple[int, ...], ratio: float, block: int, blocks: int) -> str:
+    """What to do where every block would be hidden."""
+    at_most = int(1000 * (1 - 1 / blocks)) / 1000
+    smaller = next((b for b in range(block - 1, 0, -1) if round((1 - ratio) * prod(ceil(g / b) for g in grid)) > 0), None)
+    said = f"views.mask_ratio={ratio:g} keeps none of the {blocks} blocks of a {' x '.join(map(str, grid))} grid: "
+    if smaller is not None:
+        return said + f"set views.mask_block={smaller}" + (f", or use {at_most:g} or less." if at_most > 0 else ".")
+    return said + (
+        f"use {at_most:g} or less, or a larger views.crop." if at_most > 0 else "enlarge views.crop to two tokens or more."
+    )

@@ -1,28 +1,30 @@
-"""One resampling of a scan into a parent: rotation, scale, mirroring and place in a single step."""
+"""One coordinate map per view: rotation, scale, mirroring, place and elastic change, resampled once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from headwater.errors import InputError
+from headwater.views.elastic import Bend, displacement, draw_bend, undo, weights
+from headwater.views.resample import linear, nearest, read
 
 
 @dataclass(frozen=True)
 class Placement:
-    """What one resampling needs: parent voxel p shows the scan at centre + matrix (p - (size - 1) / 2).
+    """A coordinate map: parent voxel p shows the scan at centre + matrix (p + bend(p) - (size - 1) / 2).
 
     centre: scan voxels (index coordinates, voxel centres are whole numbers). matrix: d x d, scan voxels per parent voxel.
-    size: voxels of the parent. All in array order.
+    size: voxels of the parent. All in array order. bend: elastic change in parent voxels, None for none.
     """
 
     centre: tuple[float, ...]
     matrix: tuple[tuple[float, ...], ...]
     size: tuple[int, ...]
+    bend: Bend | None = None
 
 
 def draw_placements(
@@ -35,25 +37,22 @@ def draw_placements(
     shift: float = 1.0,
     probability: float = 0.2,
     mirror: tuple[int, ...] = (),
+    elastic: float = 0.0,
     spacing: tuple[float, ...] | None = None,
 ) -> list[Placement]:
     """One placement per scan.
 
     Args:    shapes: voxels of each scan; size: voxels of the parent. rotation: largest angle in degrees, uniform in +-rotation
-             in each plane of axes. scale: log-uniform; above 1 the parent shows more of the scan. Rotation and scale happen
-             independently, each with `probability`. shift: part of the slack between scan and parent that the place may use
+             in each plane of axes. scale: log-uniform; above 1 the parent shows more of the scan. elastic: strength, 0 (none)
+             to 0.95; 1 could fold. Rotation, scale and elastic change happen independently, each with `probability`.
+             shift: part of the slack between scan and parent that the place may use
              (0 centred, 1 anywhere the smaller of the two lies inside the larger). mirror: axes flipped with chance 1/2.
              spacing: mm per axis of scan and parent, so that rotations are rigid in mm; None for equal spacing.
-    Returns: placements; where neither rotation nor scale happened the parent's voxels are voxels of the scan.
+    Returns: placements; where no such change happened the parent's voxels are voxels of the scan.
     Raises:  InputError for settings out of range.
     """
     d = len(size)
-    if not 0 < scale[0] <= scale[1]:
-        raise InputError(f"Scale range of a placement is {scale}: give two positive factors like (0.7, 1.4).")
-    if not (0 <= shift <= 1 and 0 <= probability <= 1):
-        raise InputError(f"Shift {shift} and probability {probability} of a placement must lie in [0, 1], for example 1 and 0.2.")
-    if any(not 0 <= axis < d for axis in mirror):
-        raise InputError(f"Mirror axes {mirror} do not exist in {d}D: use axes from 0 to {d - 1}.")
+    _check(d, scale, shift, probability, mirror, elastic)
     placements = []
     for shape in shapes:
         if len(shape) != d:
@@ -61,6 +60,8 @@ def draw_placements(
         chance, place, flip = rng.random(2), rng.random(d), rng.random(d)  # always drawn, so one setting never moves another
         angles = np.deg2rad(rotation) * rng.uniform(-1, 1, size=d * (d - 1) // 2)
         zoom = np.exp(rng.uniform(*np.log(scale)))
+        bends = rng.random() < probability
+        bend = draw_bend(rng, size, elastic)
         signs = np.where(np.isin(np.arange(d), mirror) & (flip < 0.5), -1.0, 1.0)
         matrix = np.diag(signs)
         if chance[0] < probability:
@@ -70,8 +71,44 @@ def draw_placements(
         slack = np.asarray(shape) - np.asarray(size)
         first = np.rint(slack / 2 + shift * (place - 0.5) * slack)
         centre = first + (np.asarray(size) - 1) / 2
-        placements.append(Placement(tuple(centre.tolist()), tuple(map(tuple, matrix.tolist())), tuple(size)))
+        rows = tuple(map(tuple, matrix.tolist()))
+        placements.append(Placement(tuple(centre.tolist()), rows, tuple(size), bend if bends and elastic > 0 else None))
     return placements
+
+
+def part(placement: Placement, start: tuple[int, ...], size: tuple[int, ...]) -> Placement:
+    """The placement of the `size` voxels of a parent that begin at voxel `start`."""
+    first, whole = np.asarray(start), np.asarray(placement.size)
+    away = first + (np.asarray(size) - 1) / 2 - (whole - 1) / 2
+    centre = np.asarray(placement.centre) + np.asarray(placement.matrix) @ away
+    bend = placement.bend
+    if bend is not None:
+        bend = replace(bend, low=tuple((np.asarray(bend.low) - first).tolist()))
+    return Placement(tuple(centre.tolist()), placement.matrix, tuple(size), bend)
+
+
+def to_scan(placement: Placement, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Where in the scan parent points lie; both in index coordinates, voxel centres are whole numbers."""
+    if placement.bend is not None:
+        points = points + displacement(placement.bend, points)
+    return np.asarray(placement.centre) + (points - _middle(placement)) @ np.asarray(placement.matrix).T
+
+
+def to_view(placement: Placement, points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """Where in the parent points of the scan lie: the inverse of `to_scan`, exact, or to 1e-4 voxel under elastic change."""
+    away = points - np.asarray(placement.centre)
+    bent = np.linalg.solve(np.asarray(placement.matrix), away.T).T + _middle(placement)
+    return bent if placement.bend is None else undo(placement.bend, bent)
+
+
+def reach(placement: Placement) -> Float[np.ndarray, "d 2"]:
+    """Least and greatest scan coordinates of the parent's voxel centres per axis, elastic change at its bound."""
+    matrix, half = np.asarray(placement.matrix), _middle(placement)
+    edges = np.asarray(placement.centre)[:, None] + (np.abs(matrix) @ half)[:, None] * np.array([-1.0, 1.0])
+    if placement.bend is not None:  # a B-spline stays between its control points
+        nodes = np.tensordot(matrix, placement.bend.nodes, 1).reshape(len(half), -1)
+        edges += np.stack([nodes.min(1), nodes.max(1)], 1)
+    return edges
 
 
 def place(
@@ -82,98 +119,62 @@ def place(
     Args:    array: numpy, memory map or tensor of any real type. mode: "linear" gives float32; "nearest" gives float32 for
              floating arrays and int64 for integers (labels). padding outside the scan: "reflect" (edge voxel not repeated)
              or "zero" (the mean of a z-scored scan; background of labels; "linear" fades to it over one voxel).
-    Returns: (C, *size). A placement that only shifts and mirrors by whole voxels copies values exactly.
+    Returns: (C, *size) on the device of the scan. A placement that only shifts and mirrors by whole voxels copies exactly.
     Raises:  InputError for an unknown mode or padding or a wrong number of axes.
     """
     if mode not in ("linear", "nearest") or padding not in ("reflect", "zero"):
         raise InputError(f"Unknown resampling {mode!r} or padding {padding!r}: use linear or nearest, reflect or zero.")
     if array.ndim != len(placement.size) + 1:
         raise InputError(f"A scan of shape {tuple(array.shape)} needs {len(placement.size) + 1} axes: channels first.")
-    matrix = np.asarray(placement.matrix)
+    matrix, labels = np.asarray(placement.matrix), mode == "nearest"
     signs = np.where(np.diag(matrix) < 0, -1, 1)
-    first = np.asarray(placement.centre) - (np.asarray(placement.size) - 1) / 2
-    if np.allclose(matrix, np.diag(signs), atol=1e-9) and np.allclose(first, np.rint(first), atol=1e-6):
-        return _copy(array, np.rint(first).astype(int), signs, placement.size, mode, padding)
-    return _resample(array, placement, mode, padding)
+    first = np.asarray(placement.centre) - _middle(placement)
+    if placement.bend is None and np.abs(first - np.rint(first)).max() < 1e-6 and np.abs(matrix - np.diag(signs)).max() < 1e-9:
+        return read(array, np.rint(first).astype(int), placement.size, signs, labels, padding)
+    low, high = np.floor(reach(placement) + [-1e-3, 1e-3]).astype(int).T
+    block = read(array, low, tuple((high - low + 2).tolist()), np.ones_like(low), labels, padding)
+    factors = [f.to(block.device) for f in _factors(placement, low)]
+    return (nearest if labels else linear)(block, *factors)
 
 
-def _copy(
-    array: np.ndarray | Tensor, first: np.ndarray, signs: np.ndarray, size: tuple[int, ...], mode: str, padding: str
-) -> Tensor:
-    """Pad, crop and flip by whole voxels."""
-    wanted = [np.arange(f, f + s)[:: int(g)] for f, s, g in zip(first, size, signs, strict=True)]
-    inside = [_fold(w, n) for w, n in zip(wanted, array.shape[1:], strict=True)]
-    corner = [int(i.min()) for i in inside]
-    out = _read(array, corner, [int(i.max()) + 1 for i in inside], mode)
-    for axis, (index, low, w, n) in enumerate(zip(inside, corner, wanted, array.shape[1:], strict=True), start=1):
-        local = index - low
-        if len(local) != out.shape[axis] or (np.diff(local) != 1).any():
-            out = out.index_select(axis, torch.from_numpy(local))
-        if padding == "zero" and (w.min() < 0 or w.max() >= n):
-            out = out.index_fill(axis, torch.from_numpy(np.flatnonzero((w < 0) | (w >= n))), 0)
-    return out
+def _factors(placement: Placement, origin: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(n, K) and (d, K, *rest): their product over K is the map to scan coordinates, counted from `origin`.
+
+    Along axis 0 the map is a constant, a slope and the B-splines of its control points, so K is 2, or 9 when bent.
+    """
+    matrix, size, d = np.asarray(placement.matrix), placement.size, len(placement.size)
+    offsets = [np.arange(s) - (s - 1) / 2 for s in size]
+    left = [np.ones(size[0]), offsets[0]]
+    right = np.empty((d, 2, *size[1:]))
+    right[:] = (np.asarray(placement.centre) - origin).reshape(d, *(1,) * d)
+    for axis in range(1, d):
+        right += matrix[:, axis].reshape(d, *(1,) * d) * offsets[axis].reshape(-1, *(1,) * (d - 1 - axis))
+    right[:, 1] = matrix[:, 0].reshape(d, *(1,) * (d - 1))
+    along, over, bend = np.stack(left, 1), right, placement.bend
+    if bend is not None:
+        rows = [
+            weights(np.arange(s, dtype=float), bend.low[i], bend.step[i], bend.nodes.shape[i + 1]) for i, s in enumerate(size)
+        ]
+        nodes = np.einsum("ij,j...->i...", matrix, bend.nodes)
+        for axis in range(1, d):  # (d, *K) in scan voxels, one axis of control points after the other becomes voxels
+            nodes = np.moveaxis(np.einsum("...k,nk->...n", np.moveaxis(nodes, axis + 1, -1), rows[axis]), -1, axis + 1)
+        along, over = np.concatenate([along, rows[0]], 1), np.concatenate([over, nodes], 1)
+    return torch.from_numpy(along.astype(np.float32)), torch.from_numpy(np.ascontiguousarray(over, dtype=np.float32))
 
 
-def _resample(array: np.ndarray | Tensor, placement: Placement, mode: str, padding: str) -> Tensor:
-    """Linear or nearest sampling at centre + matrix (p - (size - 1) / 2)."""
-    shape, size, d = array.shape[1:], placement.size, len(placement.size)
-    offsets = [torch.arange(s, dtype=torch.float32).sub((s - 1) / 2) for s in size]
-    mesh = torch.meshgrid(*offsets, indexing="ij")
-    at = []  # d fields of scan coordinates
-    for row, c in zip(placement.matrix, placement.centre, strict=True):
-        field = mesh[0] * row[0] + c
-        for m, q in zip(row[1:], mesh[1:], strict=True):
-            field.add_(q, alpha=m)
-        at.append(field)
-    outside = torch.zeros(size, dtype=torch.bool)
-    if padding == "reflect":
-        at = [_mirror(a, n) for a, n in zip(at, shape, strict=True)]
-    elif mode == "nearest":
-        for a, n in zip(at, shape, strict=True):
-            outside |= (a < -0.5) | (a > n - 0.5)
-    low = [max(0, min(n - 1, int(a.min().floor()))) for a, n in zip(at, shape, strict=True)]
-    high = [max(0, min(n - 1, int(a.max().ceil()))) + 1 for a, n in zip(at, shape, strict=True)]
-    block = _read(array, low, high, mode)
-    at = [a - c for a, c in zip(at, low, strict=True)]
-    if mode == "nearest":
-        index = torch.zeros(size, dtype=torch.int64)
-        for a, n in zip(at, block.shape[1:], strict=True):
-            index = index * n + a.round().long().clamp(0, n - 1)
-        out = block.flatten(1)[:, index.flatten()].reshape(-1, *size)
-        return out.masked_fill(outside, 0)
-    # grid_sample names components from the last array axis to the first
-    grid = torch.stack([(2 * a + 1) / n - 1 for a, n in zip(at, block.shape[1:], strict=True)][::-1], -1)
-    border = "zeros" if padding == "zero" else "border"
-    assert d in (2, 3), "grid_sample knows 2D and 3D"
-    return F.grid_sample(block[None], grid[None], mode="bilinear", padding_mode=border, align_corners=False)[0]
+def _middle(placement: Placement) -> np.ndarray:
+    return (np.asarray(placement.size) - 1) / 2
 
 
-def _read(array: np.ndarray | Tensor, low: list[int], high: list[int], mode: str) -> Tensor:
-    """A block of the scan as float32, or int64 for labels."""
-    window = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
-    if isinstance(array, Tensor):
-        labels = mode == "nearest" and not array.is_floating_point()
-        return array[window].to("cpu", torch.int64 if labels else torch.float32, copy=True)
-    labels = mode == "nearest" and array.dtype.kind in "iub"
-    return torch.from_numpy(np.array(array[window], dtype=np.int64 if labels else np.float32, order="C"))
-
-
-def _fold(index: np.ndarray, n: int) -> np.ndarray:
-    """Whole coordinates reflected into 0..n-1 without repeating the edge voxel."""
-    period = max(2 * (n - 1), 1)
-    index = index % period
-    return np.minimum(index, period - index) if n > 1 else np.zeros_like(index)
-
-
-def _mirror(at: Float[Tensor, "*S"], n: int) -> Float[Tensor, "*S"]:
-    """Coordinates reflected into [0, n - 1]."""
-    last = n - 1
-    if last == 0:
-        return torch.zeros_like(at)
-    low, high = at.aminmax()
-    if low < -last or high > 2 * last:
-        at = at.remainder(2 * last)
-    return last - (last - at.abs()).abs() if low < 0 or high > last else at
+def _check(d: int, scale: tuple[float, float], shift: float, probability: float, mirror: tuple[int, ...], elastic: float) -> None:
+    if not 0 < scale[0] <= scale[1]:
+        raise InputError(f"views.scale cannot be {scale}: give two positive factors, the smaller first, such as 0.8,1.25.")
+    if not (0 <= shift <= 1 and 0 <= probability <= 1):
+        raise InputError(f"Shift {shift} and views.geometry {probability} must lie from 0 to 1: give for example 1 and 0.5.")
+    if any(not 0 <= axis < d for axis in mirror):
+        raise InputError(f"views.mirror {mirror} names axes that do not exist in {d}D: use axes from 0 to {d - 1}.")
+    if not 0 <= elastic <= 0.95:
+        raise InputError(f"views.elastic cannot be {elastic}: give 0 (none) to 0.95, such as 0.5; from 1 on it could fold.")
 
 
 def _rotation(angles: np.ndarray, spacing: np.ndarray) -> np.ndarray:

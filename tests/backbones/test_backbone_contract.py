@@ -97,6 +97,64 @@ def test_bfloat16(family, size):
     assert all(torch.isfinite(p.grad).all() for p in backbone.parameters())
 
 
+def rows(maps):
+    return [m.flatten(2).transpose(1, 2) for m in maps]
+
+
+@every
+@pytest.mark.parametrize("size", [(17, 12), (9, 14, 11)], ids=str)
+def test_blocks_are_velocities(family, size):
+    """Summing up what the blocks add leads from the start of a segment to a map of the pyramid, but for a last norm."""
+    backbone = build(family, "small", 2, len(size), seed=0).double().eval()
+    x = images(size).double()
+    pyramid, norms = rows(backbone(x).pyramid), getattr(backbone, "norms", [getattr(backbone, "norm", None)])
+    segments = backbone.segments(x)
+    assert sum(len(s.velocities) for s in segments) >= 3
+    for segment in segments:
+        tokens = segment.start
+        for t, velocity in enumerate(segment.velocities):
+            change = velocity(t, tokens)
+            assert change.shape == tokens.shape and change.abs().max() > 0
+            tokens = tokens + change
+        assert tokens.shape[1] == math.prod(segment.grid)
+        ends = [tokens, *(norm(tokens) for norm in norms if norm is not None and norm.weight.numel() == tokens.shape[-1])]
+        assert any(end.shape == m.shape and torch.allclose(end, m, rtol=1e-9, atol=1e-11) for end in ends for m in pyramid)
+
+
+@every
+@pytest.mark.parametrize("size", [(16, 12), (9, 14, 11)], ids=str)
+def test_blocks_computed_again_give_the_same_gradients(family, size):
+    found = []
+    for again in (False, True):
+        backbone = build(family, "nano", 2, len(size), seed=0).train()
+        backbone.checkpointed = again
+        x = images(size).requires_grad_()
+        backbone(x, half(backbone, size)).tokens.square().mean().backward()
+        found.append([x.grad, *(p.grad for p in backbone.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+@every
+@pytest.mark.parametrize("size", [(16, 12), (9, 14, 11)], ids=str)
+def test_compiles_in_one_graph(family, size):
+    """torch.compile traces the whole forward and backward pass without a break."""
+    torch._dynamo.reset()
+    backbone = build(family, "nano", 2, len(size), seed=0)
+
+    def forward(x):
+        f = backbone(x)
+        return f.tokens, f.pooled
+
+    x = images(size)
+    compiled = torch.compile(forward, fullgraph=True, backend="aot_eager")
+    for a, b in zip(compiled(x), forward(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    sum(t.square().mean() for t in compiled(x)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters() if p.grad is not None)
+
+
 @every
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_weights_are_a_function_of_the_seed_and_survive_a_file(family, ndim, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from headwater.backbones import ResEnc
-from headwater.backbones.convolutions import ConvNorm, average_pool, convolve, enlarge, instance_norm
+from headwater.backbones import ResEnc, pyramid
+from headwater.backbones.convolutions import ConvNorm, average_pool, convolve, enlarge, InstanceNorm
 
 WIDTHS, BLOCKS = (4, 6, 8), (1, 3, 2)
 
@@ -67,7 +67,7 @@ def test_is_nnunets_residual_encoder(size):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_norm_is_instance_norm(ndim):
-    ours, theirs = instance_norm(5), (nn.InstanceNorm2d, nn.InstanceNorm3d)[ndim - 2](5, affine=True)
+    ours, theirs = InstanceNorm(5), (nn.InstanceNorm2d, nn.InstanceNorm3d)[ndim - 2](5, affine=True)
     x = torch.randn(2, 5, *(7, 4, 3)[:ndim]) * 3 + 1
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-6, rtol=1e-5)
 
@@ -96,8 +96,8 @@ def test_tokens_lie_where_their_voxels_lie(axis):
 
 def test_tokens_are_only_made_when_asked_for(monkeypatch):
     calls = []
-    made = ResEnc.tokens
-    monkeypatch.setattr(ResEnc, "tokens", lambda *a: calls.append(1) or made(*a))
+    made = pyramid.tokens
+    monkeypatch.setattr(pyramid, "tokens", lambda *a: calls.append(1) or made(*a))
     f = ResEnc(2, 1, WIDTHS, BLOCKS)(torch.randn(1, 1, 16, 16))
     assert not calls
     assert f.tokens is f.tokens and len(calls) == 1

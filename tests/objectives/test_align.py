@@ -6,10 +6,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scipy.ndimage import map_coordinates
+
 from headwater import settings
-from headwater.objectives.align import ConsistentViews, align, dense_consistency, on_tokens
+from headwater.errors import InputError
+from headwater.objectives.align import (
+    CONSISTENCY,
+    ConsistentViews,
+    align,
+    dense_consistency,
+    dense_contrast,
+    gram_consistency,
+    on_tokens,
+    same_places,
+    sample,
+)
 from headwater.streams import numpy_stream
-from headwater.views import draw_pairs, make_views, take
+from headwater.views import Views, draw_pairs, make_views, take
 
 SIZES = [((56, 72), (32, 40)), ((64, 52, 76), (36, 30, 42))]
 
@@ -121,12 +134,88 @@ def test_boxes_follow_a_grid_that_reaches_beyond_the_crop():
     assert torch.allclose(out, torch.tensor([[[5 / 12, 10 / 12], [0.0, 1.0]]]))
 
 
+def test_sampled_points_equal_cells_whose_middles_they_are():
+    """Of one sample per cell, and of scipy at any point."""
+    d, features = 3, torch.randn(2, 4, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[[0.1, 0.9], [0.2, 0.7], [0.0, 1.0]]] * 2)
+    lines = [boxes[0, k, 0] + (boxes[0, k, 1] - boxes[0, k, 0]) * (torch.arange(3) + 0.5) / 3 for k in range(d)]
+    points = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).expand(2, 3, 3, 3, d)
+    assert torch.allclose(sample(features, points), align(features, boxes, 3, samples=1), atol=1e-5)
+    free = torch.rand(2, 11, d, generator=torch.Generator().manual_seed(1))
+    at = (free[1] * torch.tensor([5, 6, 7]) - 0.5).double().T.numpy()
+    for channel, found in zip(features[1], sample(features, free)[1], strict=True):
+        exact = map_coordinates(channel.double().numpy(), at, order=1, mode="nearest")
+        assert torch.allclose(found.double(), torch.from_numpy(exact), atol=1e-5)
+
+
+def rows(*vectors):
+    """(V, 1, D, O) from O vectors per view."""
+    return torch.stack([torch.tensor(v, dtype=torch.float32).T[None] for v in vectors])
+
+
 def test_dense_consistency_meets_the_other_view():
-    student, teacher = torch.zeros(2, 1, 2, 1, 1), torch.zeros(2, 1, 2, 1, 1)
-    student[0, 0, 0], student[1, 0, 1] = 1.0, 2.0
-    teacher[0, 0, :, 0, 0], teacher[1, 0, :, 0, 0] = torch.tensor([1.0, 1.0]), torch.tensor([3.0, 4.0])
+    student = rows([[1, 0], [1, 0]], [[0, 2], [0, 2]])
+    teacher = rows([[1, 1], [1, 1]], [[3, 4], [3, 4]])
     assert torch.isclose(dense_consistency(student, teacher), torch.tensor(2 - (0.6 + 0.5**0.5)), atol=1e-6)
     assert torch.isclose(dense_consistency(teacher.flip(0), teacher), torch.tensor(0.0), atol=1e-6)
+
+
+def test_dense_contrast_by_hand():
+    student, teacher = rows([[1, 0], [0, 1]], [[1, 0], [0, 1]]), rows([[1, 0], [0, 1]], [[2, 0], [0, 3]])
+    assert math.isclose(dense_contrast(student, teacher, None, 0.5).item(), math.log(1 + math.exp(-2)), rel_tol=1e-5)
+    same = rows([[1, 1]] * 5, [[1, 1]] * 5)
+    assert math.isclose(dense_contrast(same, same).item(), math.log(5), rel_tol=1e-5)
+
+
+def test_gram_consistency_asks_which_places_are_alike_only():
+    made = torch.Generator().manual_seed(2)
+    teacher = torch.randn(2, 3, 4, 6, generator=made)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=made))[0]
+    student = torch.einsum("de,vbeo->vbdo", turn, teacher.flip(0))
+    assert gram_consistency(student, teacher) < 1e-10 and dense_consistency(student, teacher) > 0.1
+    by_hand = rows([[1, 0], [0, 1]], [[1, 0], [0, 1]]), rows([[1, 0], [1, 0]], [[1, 0], [1, 0]])
+    assert torch.isclose(gram_consistency(*by_hand), torch.tensor(0.5))  # 2 of 4 cosines are off by one
+
+
+@pytest.mark.parametrize("kind", CONSISTENCY)
+def test_places_outside_a_view_do_not_count(kind):
+    made = torch.Generator().manual_seed(4)
+    student, teacher = (torch.randn(2, 2, 5, 6, generator=made).requires_grad_() for _ in range(2))
+    seen = torch.tensor([[True, True, True, False, True, False], [True] * 6])
+    loss = CONSISTENCY[kind](student, teacher, seen)
+    loss.backward()
+    assert teacher.grad is None and student.grad.isfinite().all() and student.grad[:, 0, :, [3, 5]].abs().max() == 0
+    left = [x.detach()[:, :1, :, [0, 1, 2, 4]] for x in (student, teacher)]
+    parts = [CONSISTENCY[kind](*left), CONSISTENCY[kind](student[:, 1:], teacher[:, 1:])]
+    share = (16, 36) if kind == "gram" else (4, 6)
+    assert torch.isclose(loss, sum(s * p for s, p in zip(share, parts, strict=True)) / sum(share), rtol=1e-5)
+    exact = CONSISTENCY[kind](student.double(), teacher.double(), seen)
+    step = torch.zeros_like(student.double())
+    step[0, 1, 2, 3] = 1e-4
+    there, back = (CONSISTENCY[kind](student.double() + s * step, teacher.double(), seen) for s in (1, -1))
+    assert (
+        math.isclose((there - back).item() / 2e-4, student.grad[0, 1, 2, 3].item(), rel_tol=0.05, abs_tol=1e-3) and exact == exact
+    )
+
+
+def test_views_of_another_geometry_meet_at_their_points():
+    """View 1 is view 0 turned by 90 degrees: the points say so, and ramps agree there."""
+    d, n, stride = 2, 12, 2
+    field = torch.randn(1, 3, n, n, generator=torch.Generator().manual_seed(0))
+    turned = field.rot90(1, (2, 3))
+    at = torch.rand(1, 9, d, generator=torch.Generator().manual_seed(1)) * 0.8 + 0.1
+    there = torch.stack([1 - at[..., 1], at[..., 0]], -1)  # rot90: row of the new is n - 1 - column of the old
+    views = Views(torch.zeros(2, 1, 1, n * stride, n * stride), torch.zeros(2, 1, d, 2), None, torch.stack([at, there]))
+    found = same_places(torch.cat([field, turned]), views, (stride,) * d, cells=3)
+    assert found.shape == (2, 1, 3, 9) and torch.allclose(found[0], found[1], atol=1e-5)
+    assert not torch.allclose(found[0], sample(turned, at), atol=1e-2)
+
+
+def test_faults():
+    with pytest.raises(InputError, match="cosine, contrastive, gram"):
+        ConsistentViews(kind="square")
+    with pytest.raises(InputError, match="one is above 0"):
+        ConsistentViews(reconstruction=0.0, consistency=0.0, contrast=0.0)
 
 
 def test_defaults_are_the_published_weights():

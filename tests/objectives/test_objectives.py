@@ -2,19 +2,19 @@
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import nn
 from torch.nn.functional import interpolate
 
 from headwater import backbones, objectives, settings
 from headwater.backbones import Features
 from headwater.errors import InputError
-from headwater.objectives import Network
+from headwater.objectives import Network, distil
 from headwater.objectives.network import on_map, predictor, projector
 from headwater.objectives.reconstruct import masked_huber, masked_voxels
 from headwater.streams import numpy_stream
@@ -62,19 +62,37 @@ def bare(answer, stride=2):
     return Network(Fixed(answer, stride), nn.ModuleDict({**same, "reconstruction": Zero()}))
 
 
+@pytest.fixture(autouse=True)
+def finished(monkeypatch):
+    """What a distillation called "finished" has for its teacher."""
+
+    def frozen(source, channels):
+        torch.manual_seed(9)
+        return Patches(ndim=2, channels=channels, dim=12, patch=2).requires_grad_(False)
+
+    monkeypatch.setattr(distil, "frozen", frozen)
+
+
 def networks(family, name, ndim=2):
     torch.manual_seed(0)
-    options = {"width": 16, "cells": 3} if name == "cva" else {}
-    objective = objectives.build(name, **options)
+    kind = objectives.OBJECTIVES[name]
+    small = {"width": 16, "cells": 3, "source": "finished", "prototypes": 8}
+    objective = kind(**{field.name: small[field.name] for field in fields(kind) if field.name in small})
     backbone = Patches(ndim) if family == "fake" else backbones.build(family, "nano", 1, ndim)
     student = Network(backbone, objective.heads(backbone))
     teacher = copy.deepcopy(student).requires_grad_(False)
     return objective, student, teacher
 
 
+def smooth(rng, shape):
+    """A scan whose voxels say something of their neighbours."""
+    field = gaussian_filter(rng.standard_normal(shape), 2.0)
+    return ((field - field.mean()) / field.std()).astype(np.float32)[None]
+
+
 def views_of(ndim=2, batch=3, step=0, **changes):
     rng = np.random.default_rng(0)
-    scans = [rng.standard_normal((1, *HOW[ndim].parent)).astype(np.float32) for _ in range(batch)]
+    scans = [smooth(rng, HOW[ndim].parent) for _ in range(batch)]
     return make_views(scans, replace(HOW[ndim], **changes), seed=0, step=step, stride=(4,) * ndim)
 
 
@@ -84,25 +102,29 @@ def test_contract(name, family, ndim):
     objective, student, teacher = networks(family, name, ndim)
     views = views_of(ndim, batch=2)
     before = [p.clone() for p in teacher.parameters()]
+    torch.manual_seed(1)
     loss, parts = objective(student, teacher, views)
+    torch.manual_seed(1)
+    again, _ = objective(student, teacher, views)
+    assert torch.equal(loss, again)
     assert loss.shape == () and loss.isfinite() and loss.requires_grad
     assert parts and all(p.shape == () and p.isfinite() and not p.requires_grad for p in parts.values())
     loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+    for part, p in student.named_parameters():
+        unused = part.endswith("hidden") and not objective.masked  # stands for hidden tokens
+        assert unused or (p.grad is not None and p.grad.isfinite().all()), part
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
-    again, _ = objective(student, teacher, views)
-    assert torch.equal(loss, again)
 
 
 @pytest.mark.parametrize("name", list(objectives.OBJECTIVES))
 def test_a_few_steps_learn(name):
-    objective, student, teacher = networks("fake", name)
+    objective, student, teacher = networks("resenc" if name in ("jepa", "adversarial") else "fake", name)
     optimizer = torch.optim.AdamW(student.parameters(), lr=3e-3)
     views, losses = views_of(batch=4), []
     for _ in range(25):
-        loss, _ = objective(student, teacher, views)
-        losses.append(loss.item())
+        loss, parts = objective(student, teacher, views)
+        losses.append(parts["reconstruction"].item() if name == "adversarial" else loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -149,7 +171,7 @@ def test_parts_of_consistent_views_by_hand():
     assert math.isclose(loss.item(), sum(weights[k] * parts[k].item() for k in weights), rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("name", list(objectives.OBJECTIVES))
+@pytest.mark.parametrize("name", ["cva", "mae"])
 def test_reconstruction_counts_masked_voxels_only(name):
     *_, student, teacher, views = fixed_case()
     objective = objectives.build(name)
@@ -223,12 +245,12 @@ def test_faults_are_input_errors():
     objective, student, teacher = networks("fake", "cva")
     with pytest.raises(InputError, match="pretrain.batch=2"):
         objective(student, teacher, views_of(batch=1))
-    for name in objectives.OBJECTIVES:
+    for name in (n for n, kind in objectives.OBJECTIVES.items() if kind.masked):
         objective, student, teacher = networks("fake", name)
         with pytest.raises(InputError, match="mask_ratio=0.75"):
             objective(student, teacher, views_of(mask_ratio=0.0))
     with pytest.raises(InputError, match="cva, mae"):
-        objectives.build("dino")
+        objectives.build("nothing")
     with pytest.raises(InputError, match="it has: width"):
         objectives.build("cva", depth=3)
 

@@ -1,6 +1,8 @@
 """The views of a step: a function of (seed, step, sample), of nothing else."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -73,12 +75,73 @@ def test_read_only_memory_maps_work(tmp_path):
     assert views.x.shape == (2, 1, 1, 12, 16, 10)
 
 
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("independent", [False, True])
+def test_a_sample_with_everything_on_does_not_depend_on_its_batch(d, independent):
+    how = replace(ROUGH[d], geometry=1.0, independent=independent, elastic=0.5, locals=2, local_crop=(6, 8, 6)[:d])
+    given, at = scans(d), {"seed": 3, "step": 7, "stride": (4,) * d}
+    both, alone = make_views(given, how, **at), make_views(given[2:], how, samples=[2], **at)
+    assert both.local.shape == (2, 3, 1, *how.local_crop) and both.local[:, 2:].equal(alone.local)
+    assert both.x[:, 2:].equal(alone.x) and both.boxes[:, 2:].equal(alone.boxes) and both.keep[:, 2:].equal(alone.keep)
+    assert (both.points is None) == (both.valid is None) == (not independent)
+    if independent:
+        lattice = both.valid.shape[1:]
+        assert both.points.shape == (2, 3, *lattice, d) and both.points.dtype == torch.float32 and both.points.isfinite().all()
+        assert both.points[:, 2:].equal(alone.points) and both.valid[2:].equal(alone.valid)
+        assert both.valid.flatten(1).any(1).all()
+    moved = both.to("cpu")
+    assert moved.local.equal(both.local) and (moved.points is None or moved.points.equal(both.points))
+
+
+def test_local_crops_leave_the_views_as_they_were():
+    without, more = (make_views(scans(3), replace(ROUGH[3], locals=n), seed=0, step=0) for n in (0, 3))
+    assert without.local is None and more.local.shape == (3, 3, 1, 6, 8, 5)
+    assert torch.allclose(without.x, more.x, atol=1e-2) and without.boxes.equal(more.boxes)
+
+
+def test_other_processes_make_the_same_views():
+    how = replace(ROUGH[3], geometry=1.0, independent=True, elastic=0.5, locals=1)
+    here = [make_views(scans(3), how, seed=0, step=step) for step in range(4)]
+    context = torch.multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        there = list(pool.map(partial(_elsewhere, how), range(4)))
+    for one, other in zip(here, there, strict=True):
+        assert np.array_equal(one.x, other[0]) and np.array_equal(one.points, other[1]) and np.array_equal(one.local, other[2])
+
+
+def _elsewhere(how, step):
+    torch.set_num_threads(1)
+    views = make_views(scans(3), how, seed=0, step=step)
+    return views.x.numpy(), views.points.numpy(), views.local.numpy()
+
+
+def test_a_scan_smaller_than_the_crop_is_padded_or_refused():
+    small = [np.ones((1, 10, 11), np.float32)]
+    for padding, value in (("reflect", 1.0), ("zero", 0.0)):
+        views = make_views(small, replace(HOW[2], padding=padding, geometry=0.0, intensity=0.0), seed=0, step=0)
+        assert views.x.min() == value
+    with pytest.raises(InputError, match="views.padding=reflect, or views.crop=10,11"):
+        make_views(small, replace(HOW[2], padding="refuse"), seed=0, step=0)
+
+
+def test_settings_of_views_are_told_by_a_line():
+    told = settings.Settings()
+    for line in ("views.independent=true", "views.elastic=0.5", "views.locals=4", "views.local_crop=8,8", "views.padding=zero"):
+        told = settings.change(told, line)
+    assert told.views == settings.Views(independent=True, elastic=0.5, locals=4, local_crop=(8, 8), padding="zero")
+    assert settings.from_dict(settings.Settings, settings.to_dict(told)) == told
+    assert settings.change(told, "views.independent=false").views.independent is False
+    for line in ("views.independent=2", "views.elastic=1", "views.locals=-1", "views.padding=wrap", "views.local_crop=0,8"):
+        with pytest.raises(InputError, match=line.partition("=")[0]):
+            settings.change(told, line)
+
+
 def test_faults_are_input_errors():
     with pytest.raises(InputError, match="at least one"):
         make_views([], HOW[2], seed=0, step=0)
     with pytest.raises(InputError, match="channels"):
         make_views([*scans(2, 1), *scans(2, 1, channels=2)], HOW[2], seed=0, step=0)
-    with pytest.raises(InputError, match="at most 20 x 24"):
+    with pytest.raises(InputError, match="views.crop to at most 20,24"):
         make_views(scans(2), replace(HOW[2], crop=(32, 32)), seed=0, step=0)
     with pytest.raises(InputError, match="keeps none"):
         make_views(scans(2), replace(HOW[2], mask_ratio=0.99), seed=0, step=0, stride=(4, 4))

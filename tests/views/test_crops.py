@@ -66,11 +66,11 @@ def test_same_stream_same_pairs():
 
 def test_errors_name_a_value_that_works():
     rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match="at most 20 x 16"):
+    with pytest.raises(InputError, match="views.crop to at most 20,16"):
         draw_pairs(rng, 1, (20, 30), (24, 16))
     with pytest.raises(InputError, match="same number of axes"):
         draw_pairs(rng, 1, (20, 30), (10, 10, 10))
-    with pytest.raises(InputError, match="0.4, 0.8"):
+    with pytest.raises(InputError, match="views.overlap .* 0.4,0.8"):
         draw_pairs(rng, 1, (20, 30), (10, 10), overlap=(0.9, 0.1))
     with pytest.raises(InputError, match="reaches outside"):
         take(torch.zeros(1, 1, 10, 10), torch.tensor([[[5, 0]]]), (6, 6))

@@ -1,14 +1,18 @@
 """Photometric changes: each against its closed form, and nothing where it is off."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from headwater.errors import InputError
 from headwater.streams import numpy_stream
-from headwater.views.intensity import IntensityParameters, apply_intensity, blur, draw_intensity
+from headwater.views.intensity import FURTHER, IntensityParameters, apply_intensity, apply_intensity_, draw_intensity
 
 OFF = {"noise": 0.0, "blur": 0.0, "brightness": 1.0, "contrast": 1.0, "gamma": 1.0, "inverted_gamma": 1.0, "seed": 0}
+NEW = {"rician": 0.0, "resolution": 1.0, "bias": 0.0, "histogram": 0.0, "fourier": 0.0, "cutout": 0.0}
+EVERY = dict.fromkeys([*FURTHER, "fourier", "noise", "blur", "brightness", "contrast", "gamma", "inverted_gamma"], 1.0)
 
 
 def only(batch=1, **change):
@@ -52,20 +56,6 @@ def test_noise_has_its_spread_and_repeats(x):
     assert not torch.equal(a, apply_intensity(x, only(noise=0.3, seed=8)))
 
 
-@pytest.mark.parametrize("d", [2, 3])
-def test_blur_is_a_gaussian_of_that_sigma(d):
-    point = torch.zeros(1, *(15, 17, 19)[:d])
-    middle = tuple(n // 2 for n in point.shape[1:])
-    point[(0, *middle)] = 1.0
-    out = blur(point, 0.9)[0]
-    assert abs(out.sum() - 1) < 1e-5
-    for axis in range(d):
-        other = tuple(a for a in range(d) if a != axis)
-        profile, at = out.sum(other), torch.arange(out.shape[axis]) - middle[axis]
-        assert abs((profile * at**2).sum() - 0.81) < 0.01 and abs((profile * at).sum()) < 1e-5
-    assert torch.allclose(blur(torch.ones(1, 5, 6), 1.0), torch.ones(1, 5, 6))
-
-
 def test_chances_and_ranges():
     p = draw_intensity(numpy_stream(0, "i"), 20000)
     for name, chance, low, high in [
@@ -93,3 +83,97 @@ def test_constant_crops_stay_finite_and_bad_strength_is_refused():
     assert torch.allclose(apply_intensity(flat, only(gamma=1.4, contrast=1.2, inverted_gamma=0.8)), flat, atol=1e-5)
     with pytest.raises(InputError, match="1 is usual"):
         draw_intensity(numpy_stream(0, "i"), 1, -1.0)
+
+
+def test_further_changes_are_off_unless_asked_for_and_move_no_other_draw():
+    for name, off in NEW.items():  # as the watch makes them, without naming any
+        assert np.array_equal(getattr(only(3), name), np.full(3, off))
+    plain = draw_intensity(numpy_stream(0, "i"), 500)
+    asked = draw_intensity(numpy_stream(0, "i"), 500, changes=FURTHER | {"fourier": 0.5})
+    for name, off in NEW.items():
+        assert (getattr(plain, name) == off).all() and (getattr(asked, name) != off).any()
+    for name in OFF:
+        assert np.array_equal(getattr(plain, name), getattr(asked, name))
+
+
+def test_the_draws_of_earlier_runs_are_the_same():
+    p = draw_intensity(numpy_stream(7, "record"), 2, 1.0)
+    rng = numpy_stream(7, "record")
+    variance, noisy = rng.uniform(0, 0.1, 2), rng.random(2) < 0.1  # the record: value first, then its chance, in this order
+    sigma, blurred = rng.uniform(0.5, 1, 2), rng.random(2) < 0.2
+    assert np.array_equal(p.noise, np.where(noisy, variance**0.5, 0)) and np.array_equal(p.blur, np.where(blurred, sigma, 0))
+    for name, low, high, chance in [
+        ("brightness", 0.75, 1.25, 0.15),
+        ("contrast", 0.75, 1.25, 0.15),
+        ("gamma", np.log(0.7), np.log(1.5), 0.3),
+        ("inverted_gamma", np.log(0.7), np.log(1.5), 0.1),
+    ]:
+        value, on = rng.uniform(low, high, 2), rng.random(2) < chance
+        assert np.allclose(getattr(p, name), np.where(on, np.exp(value) if "gamma" in name else value, 1))
+    assert np.array_equal(p.seed, rng.integers(0, 2**62, 2))
+
+
+def test_chances_of_further_changes_and_their_ranges():
+    p = draw_intensity(numpy_stream(0, "i"), 20000, changes=FURTHER | {"fourier": 0.3, "gamma": 0.0})
+    ranges = {"rician": (0.05, 0.3), "resolution": (0.5, 1), "bias": (0.05, 0.3), "histogram": (0.2, 0.8)}
+    ranges |= {"fourier": (0.01, 0.09), "cutout": (0.2, 0.4)}
+    for name, (low, high) in ranges.items():
+        on = getattr(p, name)[getattr(p, name) != NEW[name]]
+        assert abs(len(on) / 20000 - (FURTHER | {"fourier": 0.3})[name]) < 0.012 and on.min() >= low and on.max() <= high
+    assert (p.gamma == 1).all()
+    strong = draw_intensity(numpy_stream(0, "i"), 200, 50.0, changes=EVERY)
+    assert strong.histogram.max() <= 1 and strong.fourier.max() < 0.5 and strong.cutout.max() <= 1 and strong.resolution.min() > 0
+
+
+def test_everything_on_is_finite_repeatable_and_leaves_the_input(x):
+    batch = torch.cat([x, 2 * x + 1, -x])
+    others, before = batch.flip(0), batch.clone()
+    drawn = draw_intensity(numpy_stream(3, "i"), 3, changes=EVERY)
+    params = replace(drawn, fourier=np.full(3, 0.2))  # of so few voxels the drawn shares are less than one cycle
+    out = apply_intensity(batch, params, others)
+    assert out.isfinite().all() and torch.equal(batch, before) and torch.equal(out, apply_intensity(batch, params, others))
+    one = IntensityParameters(**{k: v[1:2] for k, v in vars(params).items()})
+    assert torch.equal(out[1:2], apply_intensity(batch[1:2], one, others[1:2]))  # independent of its neighbours
+    for name in [n for n in vars(params) if n != "seed"]:  # each of them takes part
+        off = (OFF | NEW)[name]
+        assert not torch.equal(out, apply_intensity(batch, replace(params, **{name: np.full(3, off)}), others))
+
+
+def test_the_order_is_fixed_by_a_product_of_single_changes(x):
+    steps = [{"bias": 0.2}, {"noise": 0.2}, {"rician": 0.1}, {"blur": 0.7}, {"brightness": 1.2}, {"contrast": 0.8}]
+    steps += [{"resolution": 0.6}, {"inverted_gamma": 0.8}, {"gamma": 1.3}, {"cutout": 0.3}]
+    wanted = x
+    for step in steps:
+        wanted = apply_intensity(wanted, only(seed=5, **step))
+    together = {name: value for step in steps for name, value in step.items()}
+    assert torch.allclose(apply_intensity(x, only(seed=5, **together)), wanted, atol=1e-5)
+
+
+def test_histogram_follows_the_other_scan_or_a_random_map(x):
+    other = 3 * x.roll(5, -1) + 1
+    matched = apply_intensity(x, only(histogram=1.0), other)
+    assert torch.allclose(matched, 3 * x + 1, atol=0.1)
+    bent = apply_intensity(x, only(histogram=1.0, seed=2))
+    assert torch.allclose(bent.amax(), x.amax(), atol=1e-5) and not torch.allclose(bent, x, atol=0.1)
+
+
+def test_views_of_other_strides_and_types_are_changed_alike(x):
+    params = only(noise=0.2, blur=0.8, contrast=1.2, gamma=1.2, resolution=0.7, bias=0.2, histogram=0.5)
+    wanted = apply_intensity(x, params)
+    turned = x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert torch.equal(apply_intensity(turned, params), wanted)
+    assert torch.allclose(apply_intensity(x.double(), params).float(), wanted, atol=1e-4)
+    assert apply_intensity_(turned, params) is turned and torch.allclose(turned, wanted, atol=1e-5)
+    asked = x.clone().requires_grad_()
+    assert not apply_intensity(asked, params).requires_grad and torch.equal(asked, x)
+
+
+def test_faults_of_further_changes_say_what_to_give(x):
+    with pytest.raises(InputError, match="no change of intensity called 'sharpen'"):
+        draw_intensity(numpy_stream(0, "i"), 1, changes={"sharpen": 0.1})
+    with pytest.raises(InputError, match="share from 0 to 1"):
+        draw_intensity(numpy_stream(0, "i"), 1, changes={"bias": 1.1})
+    with pytest.raises(InputError, match="give `others`"):
+        apply_intensity(x, only(fourier=0.2))
+    with pytest.raises(InputError, match="one of that shape each"):
+        apply_intensity(x, only(fourier=0.2), x[..., 1:])

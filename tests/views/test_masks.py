@@ -45,3 +45,13 @@ def test_no_cell_kept_names_a_ratio_that_works():
     assert draw_masks(numpy_stream(0, "m"), 1, (2, 3), 0.833).sum() == 1
     with pytest.raises(InputError, match="such as 0.75"):
         draw_masks(numpy_stream(0, "m"), 1, (2, 3), 1.0)
+
+
+def test_blocks_too_large_for_the_grid_name_a_block_that_works():
+    with pytest.raises(InputError, match=r"views.mask_ratio=0.75 keeps none of the 1 blocks .*: set views.mask_block=3\.$"):
+        draw_masks(numpy_stream(0, "m"), 1, (4, 4), 0.75, 8)
+    assert draw_masks(numpy_stream(0, "m"), 1, (4, 4), 0.75, 3).any()
+    with pytest.raises(InputError, match="views.mask_block cannot be 0"):
+        draw_masks(numpy_stream(0, "m"), 1, (4, 4), 0.75, 0)
+    with pytest.raises(InputError, match="enlarge views.crop"):
+        draw_masks(numpy_stream(0, "m"), 1, (1, 1), 0.75)
