@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -35,15 +34,19 @@ class Features:
         self._tokens, self._pooled = tokens, pooled
         self.grid, self.pyramid, self.kept, self.size = tuple(grid), list(pyramid), kept, size
 
-    @cached_property
+    @property
     def tokens(self) -> Float[Tensor, "B N D"]:
         """One row per token, in the order of the flattened grid."""
-        return self._tokens() if callable(self._tokens) else self._tokens
+        if not isinstance(self._tokens, Tensor):  # functools' cached property would break a compiled graph
+            self._tokens = self._tokens()
+        return self._tokens
 
-    @cached_property
+    @property
     def pooled(self) -> Float[Tensor, "B D"]:
         """One row per image."""
-        return self._pooled() if callable(self._pooled) else self._pooled
+        if not isinstance(self._pooled, Tensor):
+            self._pooled = self._pooled()
+        return self._pooled
 
     @property
     def map(self) -> Float[Tensor, "B D *G"]:

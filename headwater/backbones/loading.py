@@ -4,6 +4,7 @@ from pathlib import Path
 
 from headwater.backbones.checkpoints import read
 from headwater.backbones.matching import Loaded
+from headwater.backbones.own import load_own, state_of
 from headwater.backbones.nnunet_weights import described, load_nnunet
 from headwater.backbones.vit_weights import load_vit, prefix_of
 from headwater.errors import InputError
@@ -20,7 +21,7 @@ def load(
     """The backbone that these weights are of, filled, and what became of every name. Nothing in the file is run.
 
     path      a ViT of timm or DINOv2 (.pth, .pt, .safetensors), a folder of Hugging Face (ViT, DINOv2 with and without
-              registers), a checkpoint of nnU-Net or of nnssl / OpenMind (.pth)
+              registers), a checkpoint of nnU-Net or of nnssl / OpenMind (.pth), a run folder or state of Headwater
     ndim      None: as in the file. 3 inflates a ViT of pictures along depth
     channels  of the images; None: as in the file. Others share the sum over the file's: an image whose channels are equal
               is answered as before
@@ -33,6 +34,8 @@ def load(
             raise InputError(f"{what} {value}: use 1 or more")
     if ndim not in (None, 2, 3):
         raise InputError(f"images of {ndim} dimensions are not supported: use 2 or 3")
+    if (own := state_of(Path(path))) is not None:
+        return load_own(own, ndim, channels, patch)
     checkpoint = read(path)
     if (told := described(checkpoint)) is not None:
         return load_nnunet(checkpoint, told, ndim, channels, patch)

@@ -75,7 +75,8 @@ class Staged(Backbone, ABC):
     def checked(self, x: Tensor, keep: Tensor | None) -> tuple[int, ...]:
         """Size of the images. Raises InputError if the network cannot take them."""
         size, coarsest = self.admit(x, keep), self.strides[-1]
-        if math.prod(-(-n // s) for n, s in zip(size, coarsest, strict=True)) < 2:
+        # a list: no compiler reads a generator
+        if math.prod([-(-n // s) for n, s in zip(size, coarsest, strict=True)]) < 2:
             least = min(coarsest) + 1
             raise InputError(f"images of {by(size)} shrink to a single voxel: use at least {least} voxels along one axis")
         return size

@@ -113,9 +113,7 @@ def read_held_out(file: Path | str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def held_out_subjects(
-    names: Sequence[str], subjects: dict[Path, str], root: Path, show: Callable[[str], str] = str
-) -> list[str]:
+def held_out_subjects(names: Sequence[str], subjects: dict[Path, str], root: Path, show: Callable[[str], str] = str) -> list[str]:
     """The subjects behind names kept for testing, sorted. subjects: of each scan (`subjects_of`), below the folder `root`.
 
     A name is a subject, else a path below `root` with or without .nii.gz, else its last part is a subject or the stem of

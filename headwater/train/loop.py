@@ -4,6 +4,7 @@ import copy
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def objective_of(settings: Settings) -> objectives.Objective:
 
 def assemble(settings: Settings, store: Store) -> tuple[Network, objectives.Objective]:
     """The student as it is before any training, and what it will be asked to do."""
-    chosen = settings.backbone
-    backbone = backbones.build(chosen.family, chosen.size, store.channels, store.ndim, chosen.patch, seed=settings.seed)
+    backbone = backbones.build(**described(settings, store), seed=settings.seed)
     objective = objective_of(settings)
     images, prototypes = len(store.split("train")), getattr(objective, "prototypes", 0)
     if prototypes > images:
@@ -41,6 +41,11 @@ def assemble(settings: Settings, store: Store) -> tuple[Network, objectives.Obje
         raise InputError(f"{prototypes} prototypes for {images} scans would hold one scan each: set objective.prototypes={fits}.")
     with seeded(settings.seed, "heads"):
         return Network(backbone, objective.heads(backbone)), objective
+
+
+def described(settings: Settings, store: Store) -> dict[str, Any]:
+    """What `backbones.build` needs to make this backbone again; kept beside its weights."""
+    return {**asdict(settings.backbone), "channels": store.channels, "ndim": store.ndim}
 
 
 def members(step: int, batch: int, count: int, seed: int) -> list[int]:
@@ -143,7 +148,7 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
             advance(1, eye.look(teacher.backbone, done) if eye.due(done) else "")
             stopping = stop() or done == stop_at
             if done == steps or done % settings.pretrain.save == 0 or stopping:
-                state.save(path, done, modules, optimizer)
+                state.save(path, done, modules, optimizer, backbone=described(settings, store))
             if stopping and done < steps:
                 raise Interrupted(f"Pretraining stopped after step {done} of {steps}")
     runfolder.append_event(run, {"event": "pretrained", "step": done, "waiting": waited / max(1e-9, time.monotonic() - started)})

@@ -60,7 +60,7 @@ def test_learns_a_square(family, kind):
     square, disc = (rows // 8 == 1) & (columns // 8 == 1), (rows - 22) ** 2 + (columns - 22) ** 2 < 20
     image, truth = (square | disc)[None, None].float(), square[None].long()
     optimizer = torch.optim.AdamW([*backbone.parameters(), *decoder.parameters()], 3e-3)
-    for _ in range(40):
+    for _ in range(60):
         loss = nn.functional.cross_entropy(decoder(backbone(image)), truth)
         optimizer.zero_grad()
         loss.backward()

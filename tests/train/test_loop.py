@@ -148,6 +148,8 @@ def test_a_short_fit_lowers_the_loss(flat, tiny, tmp_path, family, objective):
 class Broken:
     """An objective whose loss is not a number."""
 
+    masked = True
+
     def heads(self, backbone):
         return torch.nn.ModuleDict()
 
