@@ -280,9 +280,9 @@ def sizes() -> list[str]:
     from headwater.backbones import FAMILIES, build
 
     lines = []
-    for name, (_, known, *_) in FAMILIES.items():
+    for name, family in FAMILIES.items():
         with torch.device("meta"):
-            counts = [f"{count(build(name, size)) / 1e6:.1f}" for size in known]
+            counts = [f"{count(build(name, size)) / 1e6:.1f}" for size in family.sizes]
         lines.append(f"| `{name}` | {' / '.join(counts)} |")
     return lines
 
