@@ -27,6 +27,7 @@ class Views:
     locals: int = 0  # further small crops of each scan, unmasked
     local_crop: tuple[int, ...] = ()  # none: half the crop
     intensity: float = 1.0  # strength of intensity changes, 1 as published
+    further: float = 0.0  # chance of Rician noise, low resolution, bias field, histogram, Fourier mixing and cut-out, each
     mask_ratio: float = 0.75
     mask_block: int = 1  # in tokens
 
@@ -52,6 +53,7 @@ class Pretrain:
     warmup: float = 0.05  # share of the steps
     momentum: float = 0.995  # of the teacher
     clip: float = 1.0  # gradient norm
+    transport: float = 0.0  # weight of what the path through the network costs; backbone.family=continuous only
     watch: int = 20  # how often the watch looks, over the whole run
     save: int = 100  # steps between states
 
@@ -202,7 +204,7 @@ def check(settings: Settings) -> None:
         (
             "give 0 (decided from the budget, or none) or more",
             lambda v: v >= 0,
-            {"pretrain.steps": pretrain.steps, "pretrain.watch": pretrain.watch}
+            {"pretrain.steps": pretrain.steps, "pretrain.watch": pretrain.watch, "pretrain.transport": pretrain.transport}
             | {"adapt.steps": adapt.steps, "adapt.draws": adapt.draws},
         ),
         (
@@ -216,6 +218,7 @@ def check(settings: Settings) -> None:
             "give a share from 0 to 1",
             lambda v: 0 <= v <= 1,
             {"pretrain.warmup": pretrain.warmup, "pretrain.momentum": pretrain.momentum, "views.geometry": views.geometry}
+            | {"views.further": views.further}
             | {"adapt.warmup": adapt.warmup, "adapt.geometry": adapt.geometry, "views.overlap": max(views.overlap)},
         ),
         ("give a share between 0 and 1, such as 0.75", lambda v: 0 < v < 1, {"views.mask_ratio": views.mask_ratio}),

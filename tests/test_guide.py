@@ -1,4 +1,4 @@
-"""The guide to the flow room: its example prints what it says, its figures can be drawn, its files and tests are there."""
+"""The guide: examples print what the pages say, figures can be drawn, files, tests and names are there."""
 
 import contextlib
 import importlib.util
@@ -31,11 +31,21 @@ def figures() -> ModuleType:
     return module
 
 
-def test_the_example_prints_what_the_page_says():
-    code, told = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", TEXT, re.DOTALL).groups()
+@pytest.mark.parametrize("page", ["flow.md", "backbones.md"])
+def test_the_example_prints_what_the_page_says(page):
+    text = (GUIDE / page).read_text(encoding="utf-8")
+    code, told = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL).groups()
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(code, "flow.md", "exec"), {})
+        exec(compile(code, page, "exec"), {})
     assert printed.getvalue() == told
+
+
+def test_the_tables_of_the_guide_have_every_name():
+    from headwater import backbones, objectives
+
+    for page, names in (("backbones.md", backbones.FAMILIES), ("objectives.md", objectives.OBJECTIVES)):
+        rows = re.findall(r"^\| `(\w+)` \|", (GUIDE / page).read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(names) <= set(rows), page
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -58,11 +68,13 @@ def test_simulated_poles_obey_the_threshold(figures):
     assert figures.poles_hold(0.3, 0.7, 6) and not figures.poles_hold(0.9, 0.7, 6) and not figures.poles_hold(0.8, 0.1, 6)
 
 
-def test_relative_links_exist():
-    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", TEXT)
-    assert links and not [link for link in links if not (GUIDE / link).exists()]
-    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)}
-    assert set(re.findall(r"\]\(#([\w-]+)\)", TEXT)) <= anchors
+@pytest.mark.parametrize("page", sorted(path.name for path in GUIDE.glob("*.md")))
+def test_relative_links_exist(page):
+    text = (GUIDE / page).read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text)
+    assert not [link for link in links if not (GUIDE / link).exists()]
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", text.replace("\n", " "))) <= anchors
 
 
 def test_every_prediction_of_the_table_has_its_test():

@@ -92,16 +92,11 @@ class ContinuousViT(Backbone):
         return self.steps, self.scheme
 
     def forward(self, x: Float[Tensor, "B C *S"], keep: Bool[Tensor, "B *G"] | None = None) -> Features:
-        """Features of images of any size from one patch up; `keep` must keep equally many cells of every image."""
-        return self.with_cost(x, keep)[0]
+        """Features of images of any size from one patch up; `keep` must keep equally many cells of every image.
 
-    def with_cost(
-        self, x: Float[Tensor, "B C *S"], keep: Bool[Tensor, "B *G"] | None = None
-    ) -> tuple[Features, Float[Tensor, "B"]]:
-        """Features, and what the transport of each image's tokens cost: their mean squared speed along the path.
-
-        The cost is differentiable: a loss adds weight * cost.mean() for straighter, cheaper paths (OT-Flow 2006.00104; for
-        transformers 2501.18793). Mean over tokens (registers too) and channels, integral over t by the scheme's own stages.
+        Their `cost` is what the transport of each image's tokens took: the mean squared speed along the path, over tokens
+        (registers too) and channels, integrated over t by the scheme's own stages. A loss that adds it asks for straighter,
+        cheaper paths (OT-Flow 2006.00104; for transformers 2501.18793).
         """
         steps, scheme = self.checked()
         size = self.admit(x, keep)
@@ -116,7 +111,7 @@ class ContinuousViT(Backbone):
         tokens = whole[:, self.style.registers :]
         pyramid = [tokens.transpose(1, 2).unflatten(2, grid)] if kept is None else []
         pooled = tokens.mean(1) if self.style.pooled == "mean" else whole[:, 0]
-        return Features(tokens, grid, pooled, pyramid, kept, size), torch.stack(costs).sum(0)
+        return Features(tokens, grid, pooled, pyramid, kept, size, torch.stack(costs).sum(0))
 
     def step(
         self, t: float, h: float, x: Float[Tensor, "B N D"], places: tuple, scheme: str, again: bool = False

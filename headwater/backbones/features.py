@@ -20,6 +20,7 @@ class Features:
     pyramid maps (B, D_i, *S_i), fine to coarse; ViT: the grid alone, nothing when tokens were dropped
     kept    (B, N) places of the kept tokens in the flattened grid, ascending; None: all of them
     size    *S of the image, where known
+    cost    (B,) what the way through the network costs, of networks in continuous depth; None: nothing is charged
     """
 
     def __init__(
@@ -30,8 +31,9 @@ class Features:
         pyramid: Sequence[Tensor] = (),
         kept: Tensor | None = None,
         size: tuple[int, ...] | None = None,
+        cost: Tensor | None = None,
     ):
-        self._tokens, self._pooled = tokens, pooled
+        self._tokens, self._pooled, self.cost = tokens, pooled, cost
         self.grid, self.pyramid, self.kept, self.size = tuple(grid), list(pyramid), kept, size
 
     @property

@@ -14,10 +14,13 @@ class Network(nn.Module):
     def __init__(self, backbone: nn.Module, heads: nn.ModuleDict):
         super().__init__()
         self.backbone, self.heads = backbone, heads
+        self.cost: Tensor | None = None  # of the last forward pass, where the backbone charges for its path
 
     def forward(self, x: Float[Tensor, "B C *S"], keep: Bool[Tensor, "B *G"] | None = None) -> Features:
         """The backbone's features."""
-        return self.backbone(x, keep)
+        features = self.backbone(x, keep)
+        self.cost = getattr(features, "cost", None)
+        return features
 
 
 @runtime_checkable

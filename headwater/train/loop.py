@@ -39,6 +39,8 @@ def assemble(settings: Settings, store: Store) -> tuple[Network, objectives.Obje
     if prototypes > images:
         fits = 2 ** max(1, (images // 2).bit_length() - 1)
         raise InputError(f"{prototypes} prototypes for {images} scans would hold one scan each: set objective.prototypes={fits}.")
+    if settings.pretrain.transport and settings.backbone.family != "continuous":
+        raise InputError("Only networks in continuous depth have a path to charge for: set backbone.family=continuous.")
     with seeded(settings.seed, "heads"):
         return Network(backbone, objective.heads(backbone)), objective
 
@@ -88,12 +90,16 @@ def step(
         group["lr"] = rate
     with autocast(settings.precision, views.x.device):
         loss, parts = objective(student, teacher, views)
+        if settings.pretrain.transport:
+            parts["transport"] = student.cost.mean()
+            loss = loss + settings.pretrain.transport * parts["transport"]
     loss.backward()
     norm = nn.utils.clip_grad_norm_(student.parameters(), settings.pretrain.clip)
     if torch.isfinite(norm):  # a step that is not changes nothing, and its values show in the events
         optimizer.step()
         follow(teacher, student, momentum)
     optimizer.zero_grad(set_to_none=True)
+    student.cost = None  # it holds the whole graph
     return {"loss": float(loss.detach()), "gradient": float(norm), "parts": {name: float(value) for name, value in parts.items()}}
 
 

@@ -1,6 +1,7 @@
 """The loop: every scan once per epoch, the same weights from the same seed, whatever interrupts it."""
 
 import copy
+import math
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -8,8 +9,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwater import runfolder
+from headwater import backbones, runfolder
+from headwater import settings as written
+from headwater.errors import InputError
 from headwater.interrupt import Interrupted
+from headwater.objectives import OBJECTIVES
 from headwater.objectives.network import Network
 from headwater.train import loop, state
 
@@ -216,3 +220,49 @@ def test_only_matrices_and_kernels_decay(flat, tiny, family):
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim <= 1 for p in free["params"])
     learned = [p for p in student.parameters() if p is not frozen]
     assert sorted(map(id, learned)) == sorted(map(id, decayed["params"] + free["params"]))
+
+
+def test_the_path_of_a_network_in_continuous_depth_can_be_charged_for(flat, tiny):
+    """The loss grows by the weight times the cost, and learning brings the cost down."""
+    plain = written.change(tiny(2), "backbone.family=continuous")
+    charged = written.change(plain, "pretrain.transport=5")
+    found = []
+    for settings in (plain, charged):
+        values = loop.step(*started(flat, settings), 1e-3, 0.9, settings)
+        found.append(values)
+    cost = found[1]["parts"]["transport"]
+    assert "transport" not in found[0]["parts"] and cost > 0
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"] + 5 * cost, rel=1e-4)
+    with pytest.raises(InputError, match="backbone.family=continuous"):
+        loop.assemble(written.change(tiny(2), "pretrain.transport=1"), flat)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_every_objective_runs_and_goes_on_where_it_was(name, flat, tiny, tmp_path):
+    """Two steps and two more are four; what an objective keeps beside the backbone is in the state."""
+    more = ["objective.prototypes=4"] if name == "dino" else []
+    if name == "distil":
+        source = backbones.build("resenc", "nano", flat.channels, 2, seed=1)
+        about = {"family": "resenc", "size": "nano", "patch": 4, "channels": flat.channels, "ndim": 2}
+        path = state.save(tmp_path / "teacher.safetensors", 1, {"teacher.backbone": source}, backbone=about)
+        more = [f"objective.source={path}"]
+    settings = tiny(2, f"pretrain.objective={name}", *more)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = loop.fit(flat, settings, whole)
+    with pytest.raises(Interrupted):
+        loop.fit(flat, settings, parts, stop_at=2)
+    assert same(done, loop.fit(flat, settings, parts))
+    steps = [e for e in runfolder.read_events(whole) if e["event"] == "step"]
+    assert len(steps) == 4 and all(math.isfinite(e["loss"]) for e in steps)
+
+
+def test_objective_faults(flat, tiny):
+    for change, words in (
+        ("pretrain.objective=nothing", "use one of cva, mae"),
+        ("objective.depth=3", "it has: width"),
+        ("objective.width=wide", "give a whole number, such as 256"),
+    ):
+        with pytest.raises(InputError, match=words):
+            loop.assemble(tiny(2, change), flat)
+    with pytest.raises(InputError, match="set objective.prototypes=4"):
+        loop.assemble(tiny(2, "pretrain.objective=dino", "objective.prototypes=64"), flat)
