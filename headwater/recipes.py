@@ -5,7 +5,7 @@ from math import ceil, prod
 
 from headwater.settings import Adapt, Backbone, Pretrain, Settings, Views
 
-EPOCHS = 10  # that the teacher remembers
+EPOCHS = 5  # that the teacher remembers
 GLOBAL = ("simclr", "byol", "vicreg", "lejepa", "dino")  # compare whole scans within a step: more and smaller views
 
 

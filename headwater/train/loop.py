@@ -91,8 +91,8 @@ def step(
     with autocast(settings.precision, views.x.device):
         loss, parts = objective(student, teacher, views)
         if settings.pretrain.transport:
-            parts["transport"] = student.cost.mean()
-            loss = loss + settings.pretrain.transport * parts["transport"]
+            charge = student.cost.mean()
+            loss, parts["transport"] = loss + settings.pretrain.transport * charge, charge.detach()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(student.parameters(), settings.pretrain.clip)
     if torch.isfinite(norm):  # a step that is not changes nothing, and its values show in the events
