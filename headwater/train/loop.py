@@ -59,10 +59,13 @@ def members(step: int, batch: int, count: int, seed: int) -> list[int]:
 
 def views_at(step: int, store: Store, chosen: list[int], settings: Settings, backbone: nn.Module, masked: bool = True) -> Views:
     """The batch of a step: a function of settings and step alone; masked, where the objective wants it."""
-    picked = [chosen[i] for i in members(step, settings.pretrain.batch, len(chosen), settings.seed)]
-    scans = [store.image(i) for i in picked]
-    stride = backbone.stride if masked else None
-    return make_views(scans, settings.views, seed=settings.seed, step=step, stride=stride, spacing=store.spacing)
+    places = members(step, settings.pretrain.batch, len(chosen), settings.seed)
+    scans, partners = [store.image(chosen[i]) for i in places], None
+    if settings.views.further and len(chosen) > 1:  # another scan for each, for changes that mix two
+        drawn = [int(numpy_stream(settings.seed, step, k, "partner").integers(1, len(chosen))) for k in range(len(places))]
+        partners = [store.image(chosen[(i + n) % len(chosen)]) for i, n in zip(places, drawn, strict=True)]
+    stride, told = backbone.stride if masked else None, {"seed": settings.seed, "step": step, "spacing": store.spacing}
+    return make_views(scans, settings.views, stride=stride, partners=partners, **told)
 
 
 def optimizer_for(network: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:

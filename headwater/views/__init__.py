@@ -1,6 +1,6 @@
 """Scan -> views (V, B, C, *S) with the boxes they share."""
 
-from headwater.views.batch import Views, make_views
+from headwater.views.batch import Sample, Views, draw_sample, make_views, show
 from headwater.views.crops import Pairs, draw_pairs, take
 from headwater.views.geometry import Geometry, cut, draw_geometry
 from headwater.views.intensity import IntensityParameters, apply_intensity, draw_intensity
@@ -12,6 +12,7 @@ __all__ = [
     "IntensityParameters",
     "Pairs",
     "Placement",
+    "Sample",
     "Views",
     "apply_intensity",
     "cut",
@@ -20,9 +21,11 @@ __all__ = [
     "draw_masks",
     "draw_pairs",
     "draw_placements",
+    "draw_sample",
     "make_views",
     "part",
     "place",
+    "show",
     "take",
     "to_scan",
     "to_view",

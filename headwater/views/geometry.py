@@ -34,6 +34,11 @@ class Geometry:
     points: Float[np.ndarray, "V *O d"] | None = None
     valid: Bool[np.ndarray, "*O"] | None = None
 
+    @property
+    def groups(self) -> tuple[tuple[Placement, ...], ...]:
+        """Placements of equal size: the views, then the local crops if there are any."""
+        return (self.views, self.local) if self.local else (self.views,)
+
 
 def draw_geometry(
     stream: Callable[[str], np.random.Generator],

@@ -1,7 +1,7 @@
 """Photometric changes of z-scored crops: parameters are drawn first and applied later, so they can be repeated."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,27 +13,26 @@ from headwater.views.mixing import bend_histogram_, match_histogram_, mix_fourie
 from headwater.views.photometric import bias_field_, contrast_, cut_out_, gamma_, noise_, rician_
 from headwater.views.separable import blur_, low_resolution_
 
-RANGES = {  # chance, and range of the number drawn; their order is part of every run's record
-    "noise": (0.1, 0.0, 0.1),  # variance
-    "blur": (0.2, 0.5, 1.0),
-    "brightness": (0.15, 0.75, 1.25),
-    "contrast": (0.15, 0.75, 1.25),
-    "gamma": (0.3, np.log(0.7), np.log(1.5)),
-    "inverted_gamma": (0.1, np.log(0.7), np.log(1.5)),
+RANGES = {  # chance, least and greatest number drawn, value that changes nothing; their order is part of every run's record
+    "noise": (0.1, 0.0, 0.1, 0.0),  # variance
+    "blur": (0.2, 0.5, 1.0, 0.0),
+    "brightness": (0.15, 0.75, 1.25, 1.0),
+    "contrast": (0.15, 0.75, 1.25, 1.0),
+    "gamma": (0.3, np.log(0.7), np.log(1.5), 1.0),  # log
+    "inverted_gamma": (0.1, np.log(0.7), np.log(1.5), 1.0),  # log
+    "rician": (0.0, 0.05, 0.3, 0.0),
+    "resolution": (0.0, 0.5, 1.0, 1.0),
+    "bias": (0.0, 0.05, 0.3, 0.0),
+    "histogram": (0.0, 0.2, 0.8, 0.0),
+    "fourier": (0.0, 0.01, 0.09, 0.0),
+    "cutout": (0.0, 0.2, 0.4, 0.0),
 }
-FURTHER_RANGES = {
-    "rician": (0.0, 0.05, 0.3),
-    "resolution": (0.0, 0.5, 1.0),
-    "bias": (0.0, 0.05, 0.3),
-    "histogram": (0.0, 0.2, 0.8),
-    "fourier": (0.0, 0.01, 0.09),
-    "cutout": (0.0, 0.2, 0.4),
-}
-FURTHER_OFF = {"rician": 0.0, "resolution": 1.0, "bias": 0.0, "histogram": 0.0, "fourier": 0.0, "cutout": 0.0}
-FURTHER = {"rician": 0.1, "resolution": 0.15, "bias": 0.2, "histogram": 0.2, "cutout": 0.2}  # fair chances, if asked for
+FURTHER = tuple(name for name, (chance, *_) in RANGES.items() if chance == 0)  # changes that happen only where they are asked for
+CHANCES, LOW, HIGH, OFF = (column[:, None] for column in np.array(list(RANGES.values())).T)
+LARGEST = {"histogram": 1.0, "fourier": 0.49, "cutout": 1.0}  # whatever the strength
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class IntensityParameters:
     """One value per crop (B,); the value that changes nothing means "off". What is not given is off for all.
 
@@ -58,9 +57,14 @@ class IntensityParameters:
     cutout: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for name, off in FURTHER_OFF.items():
+        for name in FURTHER:
             if getattr(self, name) is None:
-                object.__setattr__(self, name, np.full(len(self.seed), off))
+                object.__setattr__(self, name, np.full(len(self.seed), RANGES[name][-1]))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether another scan can take part."""
+        return bool(self.histogram.any() or self.fourier.any())
 
 
 def draw_intensity(
@@ -69,39 +73,30 @@ def draw_intensity(
     """Independent parameters for `batch` crops.
 
     Chances and ranges at strength 1: noise 0.1, variance U(0, 0.1); blur 0.2, sigma U(0.5, 1); brightness 0.15, U(0.75, 1.25);
-    contrast 0.15, U(0.75, 1.25); inverted gamma 0.1 and gamma 0.3, log-uniform in 0.7..1.5. Off unless `changes` gives a chance:
-    rician U(0.05, 0.3); resolution U(0.5, 1); bias U(0.05, 0.3); histogram U(0.2, 0.8); fourier U(0.01, 0.09), which needs other
-    scans when it is applied; cutout U(0.2, 0.4).
+    contrast 0.15, U(0.75, 1.25); inverted gamma 0.1 and gamma 0.3, log-uniform in 0.7..1.5. FURTHER, off unless `changes` gives a
+    chance: rician U(0.05, 0.3); resolution U(0.5, 1); bias U(0.05, 0.3); histogram U(0.2, 0.8); fourier U(0.01, 0.09), which
+    needs other scans when it is applied; cutout U(0.2, 0.4). No chance moves what is drawn for another change.
     strength multiplies noise, blur, bias and shares and is the power of the factors: 0 changes nothing; the chances stay.
 
-    Args:    changes: chances by name, of any of these (FURTHER has fair ones); names not given keep the chance above.
+    Args:    changes: chances by name, of any of these. Names not given keep the chance above.
     Raises:  InputError if strength is negative or a change is unknown or its chance is not in [0, 1].
     Source:  nnU-Net's augmentation as used by Vaish et al. 2025 (arXiv 2509.13846); Gaussian noise only.
     """
     if not 0 <= strength < float("inf"):
         raise InputError(f"Strength of the intensity changes is {strength}: give 0 (none) or more; 1 is usual.")
-    changes = dict(changes or {})
-    _check(changes)
-    value, on = _drawn(rng, batch, RANGES, changes)
-    brightness, contrast = np.where(on[2:4], value[2:4], 1.0) ** strength
-    gamma, inverted = np.where(on[4:], np.exp(value[4:]), 1.0) ** strength
-    usual = IntensityParameters(
-        noise=strength * np.where(on[0], np.sqrt(value[0]), 0.0),
-        blur=strength * np.where(on[1], value[1], 0.0),
-        brightness=brightness,
-        contrast=contrast,
-        gamma=gamma,
-        inverted_gamma=inverted,
-        seed=rng.integers(0, 2**62, batch),
-    )
-    if not any(changes.get(name) for name in FURTHER_RANGES):
-        return usual
-    value, on = _drawn(rng, batch, FURTHER_RANGES, changes)
-    further = dict(zip(FURTHER_RANGES, strength * np.where(on, value, 0.0), strict=True))
-    further["resolution"] = np.where(on[1], value[1], 1.0) ** strength
-    for name, most in (("histogram", 1.0), ("fourier", 0.49), ("cutout", 1.0)):
-        further[name] = np.minimum(further[name], most)
-    return replace(usual, **further)
+    uniform, chance = rng.random((len(RANGES), 2, batch)), CHANCES  # all at once: drawing is a part of a small view's time
+    if changes:
+        _check(changes)
+        chance = np.array([changes.get(name, usual) for name, (usual, *_) in RANGES.items()])[:, None]
+    value = LOW + (HIGH - LOW) * uniform[:, 0]
+    value[0] = np.sqrt(value[0])
+    value[4:6] = np.exp(value[4:6])
+    value = np.where(uniform[:, 1] < chance, value, OFF)
+    value = np.where(OFF == 1, value**strength, strength * value)
+    drawn = dict(zip(RANGES, value, strict=True))
+    for name, largest in LARGEST.items():
+        np.minimum(drawn[name], largest, out=drawn[name])
+    return IntensityParameters(**drawn, seed=rng.integers(0, 2**62, batch))
 
 
 def apply_intensity(
@@ -129,17 +124,18 @@ def apply_intensity_(
         raise InputError(
             f"Crops are {tuple(x.shape)} and the others to mix with {tuple(others.shape)}: give one of that shape each."
         )
+    given = {name: of.tolist() for name, of in vars(params).items()}
     for b, crop in enumerate(x):
-        value = {name: float(of[b]) for name, of in vars(params).items() if name != "seed"}
-        _change_(crop, value, int(params.seed[b]), None if others is None else others[b])
+        _change_(crop, {name: of[b] for name, of in given.items()}, None if others is None else others[b])
     return x
 
 
-def _change_(x: Tensor, value: dict[str, float], seed: int, other: Tensor | None) -> None:
+def _change_(x: Tensor, value: dict[str, float], other: Tensor | None) -> None:
     """One crop (C, *S), changed in place."""
+    seed = int(value["seed"])
 
-    def on(name: str, off: float = 0.0) -> bool:
-        return value[name] != off
+    def on(name: str) -> bool:
+        return value[name] != RANGES[name][-1]
 
     if on("fourier"):
         if other is None:
@@ -158,34 +154,23 @@ def _change_(x: Tensor, value: dict[str, float], seed: int, other: Tensor | None
         rician_(x, value["rician"], seed)
     if on("blur"):
         blur_(x, value["blur"])
-    if on("brightness", 1.0):
+    if on("brightness"):
         x.mul_(value["brightness"])
-    if on("contrast", 1.0):
+    if on("contrast"):
         contrast_(x, value["contrast"])
-    if on("resolution", 1.0):
+    if on("resolution"):
         low_resolution_(x, value["resolution"])
-    if on("inverted_gamma", 1.0):
+    if on("inverted_gamma"):
         gamma_(x.neg_(), value["inverted_gamma"]).neg_()
-    if on("gamma", 1.0):
+    if on("gamma"):
         gamma_(x, value["gamma"])
     if on("cutout"):
         cut_out_(x, value["cutout"], seed)
 
 
-def _drawn(
-    rng: np.random.Generator, batch: int, ranges: dict[str, tuple[float, float, float]], changes: dict[str, float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and whether they count, (changes, batch) both; drawn at once, since this takes a part of a small view's time."""
-    usual, low, high = np.array(list(ranges.values())).T[..., None]
-    chance = np.array([changes.get(name, p) for name, p in zip(ranges, usual[:, 0], strict=True)])[:, None]
-    uniform = rng.random((len(ranges), 2, batch))
-    return low + (high - low) * uniform[:, 0], uniform[:, 1] < chance
-
-
-def _check(changes: dict[str, float]) -> None:
-    known = [*RANGES, *FURTHER_RANGES]
+def _check(changes: Mapping[str, float]) -> None:
     for name, chance in changes.items():
-        if name not in known:
-            raise InputError(f"There is no change of intensity called {name!r}. There are: {', '.join(known)}.")
+        if name not in RANGES:
+            raise InputError(f"There is no change of intensity called {name!r}. There are: {', '.join(RANGES)}.")
         if not 0 <= chance <= 1:
             raise InputError(f"The chance of {name} is {chance}: give a share from 0 to 1.")

@@ -30,12 +30,19 @@ def draw_masks(
     kept = round((1 - ratio) * blocks)
     if kept == 0:
         raise InputError(_hidden(grid, ratio, block, blocks))
-    index = np.meshgrid(*(np.arange(g) // block for g in grid), indexing="ij")
-    owner = np.ravel_multi_index(index, blocks_per_axis).ravel()  # (cells,) block of each cell
-    order = rng.permuted(np.tile(np.arange(blocks), (batch, 1)), axis=1)  # (B, blocks) rank of each block
-    chosen = np.argsort(order[:, owner], axis=1, kind="stable")[:, : round(cells * kept / blocks)]
-    keep = np.zeros((batch, cells), dtype=bool)
-    np.put_along_axis(keep, chosen, True, axis=1)
+    cells_kept = round(cells * kept / blocks)
+    index = np.meshgrid(*(np.arange(g) // block for g in grid), indexing="ij", sparse=True)
+    owner = np.ravel_multi_index(np.broadcast_arrays(*index), blocks_per_axis).ravel()  # (cells,) block of each cell
+    sizes, keep = np.bincount(owner), np.empty((batch, cells), dtype=bool)
+    for sample in keep:
+        order = rng.permutation(blocks)
+        ends = sizes[order].cumsum()
+        whole = int(np.searchsorted(ends, cells_kept, side="right"))  # blocks that are kept whole
+        taken = np.zeros(blocks, dtype=bool)
+        taken[order[:whole]] = True
+        sample[:] = taken[owner]
+        if missing := cells_kept - (int(ends[whole - 1]) if whole else 0):
+            sample[np.flatnonzero(owner == order[whole])[:missing]] = True
     return torch.from_numpy(keep.reshape(batch, *grid))
 
 

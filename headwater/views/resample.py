@@ -14,18 +14,22 @@ SIDE = 64  # and along axis 1: the slices that a brick needs stay few, and so th
 
 
 def read(
-    array: np.ndarray | Tensor, first: np.ndarray, size: tuple[int, ...], signs: np.ndarray, labels: bool, padding: str
+    array: np.ndarray | Tensor,
+    first: list[int],
+    size: tuple[int, ...],
+    labels: bool,
+    padding: str,
+    flips: list[int] | tuple[int, ...] = (),
 ) -> Shaped[Tensor, "C *S"]:
-    """`size` voxels of the scan from voxel `first` on, flipped where a sign is negative, contiguous.
+    """A copy of `size` voxels of the scan from voxel `first` on, mirrored along the axes `flips`, contiguous.
 
     Args:    array: (C, *S_i), numpy, memory map or tensor of any real type; only the block within is touched. labels: integers
              stay integers. padding: "reflect" (edge voxel not repeated) or "zero".
     Returns: float32, or int64 for labels of an integer type, on the device of the scan.
     """
-    start = [int(f) for f in first]
-    last = [f + s for f, s in zip(start, size, strict=True)]
-    inside = [(max(f, 0), min(e, n)) for f, e, n in zip(start, last, array.shape[1:], strict=True)]
-    beyond = [(a - f, e - b) for (a, b), f, e in zip(inside, start, last, strict=True)]  # voxels outside the scan, per side
+    last = [f + s for f, s in zip(first, size, strict=True)]
+    inside = [(max(f, 0), min(e, n)) for f, e, n in zip(first, last, array.shape[1:], strict=True)]
+    beyond = [(a - f, e - b) for (a, b), f, e in zip(inside, first, last, strict=True)]  # voxels outside the scan, per side
     far = any(a >= b or max(two) > b - a - (padding == "reflect") for (a, b), two in zip(inside, beyond, strict=True))
     over = any(low or high for low, high in beyond)
     if far or (over and isinstance(array, Tensor) and array.device.type != "cpu"):
@@ -35,8 +39,7 @@ def read(
         out = _tensor(window, labels)
         if over:
             out = _padded(out, size, beyond, padding)
-    flips = [axis for axis, sign in enumerate(signs, start=1) if sign < 0]
-    return out.flip(flips) if flips else out
+    return out.flip([axis + 1 for axis in flips]) if flips else out
 
 
 def linear(block: Float[Tensor, "C *D"], left: Float[Tensor, "n K"], right: Float[Tensor, "d K *R"]) -> Float[Tensor, "C n *R"]:
@@ -55,16 +58,17 @@ def linear(block: Float[Tensor, "C *D"], left: Float[Tensor, "n K"], right: Floa
         return _sample(tall, grid)[:, :, 0].movedim(1, 0).contiguous()
     block = block.contiguous()
     out = block.new_empty((len(block), len(left), *right.shape[2:]))
-    depth, row, column = _fields(left, right)
-    slices, bricks = block.shape[1], [(b, *_span(depth[b])) for b in _bricks(tuple(depth.shape))]
+    depth = _fields(left, right[:1])[0]
+    bricks = [(brick, *_span(depth[brick])) for brick in _bricks(tuple(depth.shape))]
     thick = max(high - low for _, low, high in bricks)
-    rows = (thick - 1) * height
+    rows, unit = (thick - 1) * height, 2 / ((thick - 1) * height)
+    across = torch.stack([_normalised(right[2], width), _normalised(right[1], rows)])
     for brick, low, _ in bricks:
-        low = min(low, slices - thick)
-        whole = depth[brick].sub_(low)
+        low = min(low, block.shape[1] - thick)
+        whole = depth[brick]
         share = whole.frac()  # floor shares its work among threads however little it is
-        whole.sub_(share).mul_(height).add_(row[brick]).mul_(2 / rows).add_(1 / rows - 1)
-        grid = torch.stack([column[brick].mul_(2 / width).add_(1 / width - 1), whole])
+        grid = _fields(left[brick[0]], across[:, :, brick[1]])
+        grid[1].add_(whole.sub_(share).sub_(low), alpha=height * unit)
         for channel, made in zip(block, out, strict=True):
             start = channel.storage_offset() + low * height * width
             tall = channel.as_strided((1, 2, rows, width), (0, height * width, width, 1), start)
@@ -130,7 +134,7 @@ def _padded(inner: Tensor, size: tuple[int, ...], beyond: list[tuple[int, int]],
     return torch.from_numpy(out)
 
 
-def _gathered(array: np.ndarray | Tensor, first: np.ndarray, size: tuple[int, ...], labels: bool, padding: str) -> Tensor:
+def _gathered(array: np.ndarray | Tensor, first: list[int], size: tuple[int, ...], labels: bool, padding: str) -> Tensor:
     """A block that reaches further beyond the scan than the scan is large: voxel by voxel along each axis."""
     wanted = [np.arange(f, f + s) for f, s in zip(first, size, strict=True)]
     inside = [_fold(w, n) for w, n in zip(wanted, array.shape[1:], strict=True)]

@@ -57,22 +57,21 @@ def draw_placements(
     for shape in shapes:
         if len(shape) != d:
             raise InputError(f"A scan of shape {tuple(shape)} cannot fill a parent of {size}: both need {d} axes.")
-        chance, place, flip = rng.random(2), rng.random(d), rng.random(d)  # always drawn, so one setting never moves another
-        angles = np.deg2rad(rotation) * rng.uniform(-1, 1, size=d * (d - 1) // 2)
-        zoom = np.exp(rng.uniform(*np.log(scale)))
-        bends = rng.random() < probability
-        bend = draw_bend(rng, size, elastic)
-        signs = np.where(np.isin(np.arange(d), mirror) & (flip < 0.5), -1.0, 1.0)
-        matrix = np.diag(signs)
-        if chance[0] < probability:
-            matrix = _rotation(angles, np.ones(d) if spacing is None else np.asarray(spacing)) @ matrix
-        if chance[1] < probability:
-            matrix = zoom * matrix
-        slack = np.asarray(shape) - np.asarray(size)
-        first = np.rint(slack / 2 + shift * (place - 0.5) * slack)
+        drawn = rng.random(4 + 2 * d + d * (d - 1) // 2)  # always all, so one setting never moves another
+        turns, scales, bends = (drawn[:3] < probability).tolist()
+        zoom, lies, flips, angles = float(drawn[3]), drawn[4 : 4 + d], drawn[4 + d : 4 + 2 * d].tolist(), drawn[4 + 2 * d :]
+        bend = draw_bend(rng, size, elastic) if elastic > 0 else None
+        matrix = np.diag([-1.0 if axis in mirror and flip < 0.5 else 1.0 for axis, flip in enumerate(flips)])
+        if turns:
+            millimetres = np.ones(d) if spacing is None else np.asarray(spacing)
+            matrix = _rotation(np.deg2rad(rotation) * (2 * angles - 1), millimetres) @ matrix
+        if scales:
+            matrix = scale[0] * (scale[1] / scale[0]) ** zoom * matrix
+        slack = np.subtract(shape, size)
+        first = np.rint(slack / 2 + shift * (lies - 0.5) * slack)
         centre = first + (np.asarray(size) - 1) / 2
         rows = tuple(map(tuple, matrix.tolist()))
-        placements.append(Placement(tuple(centre.tolist()), rows, tuple(size), bend if bends and elastic > 0 else None))
+        placements.append(Placement(tuple(centre.tolist()), rows, tuple(size), bend if bends else None))
     return placements
 
 
@@ -126,15 +125,21 @@ def place(
         raise InputError(f"Unknown resampling {mode!r} or padding {padding!r}: use linear or nearest, reflect or zero.")
     if array.ndim != len(placement.size) + 1:
         raise InputError(f"A scan of shape {tuple(array.shape)} needs {len(placement.size) + 1} axes: channels first.")
-    matrix, labels = np.asarray(placement.matrix), mode == "nearest"
-    signs = np.where(np.diag(matrix) < 0, -1, 1)
-    first = np.asarray(placement.centre) - _middle(placement)
-    if placement.bend is None and np.abs(first - np.rint(first)).max() < 1e-6 and np.abs(matrix - np.diag(signs)).max() < 1e-9:
-        return read(array, np.rint(first).astype(int), placement.size, signs, labels, padding)
+    labels = mode == "nearest"
+    first = [c - (s - 1) / 2 for c, s in zip(placement.centre, placement.size, strict=True)]
+    if _copies(placement, first):
+        flips = [axis for axis, row in enumerate(placement.matrix) if row[axis] < 0]
+        return read(array, [round(f) for f in first], placement.size, labels, padding, flips)
     low, high = np.floor(reach(placement) + [-1e-3, 1e-3]).astype(int).T
-    block = read(array, low, tuple((high - low + 2).tolist()), np.ones_like(low), labels, padding)
+    block = read(array, low.tolist(), tuple((high - low + 2).tolist()), labels, padding)
     factors = [f.to(block.device) for f in _factors(placement, low)]
     return (nearest if labels else linear)(block, *factors)
+
+
+def _copies(placement: Placement, first: list[float]) -> bool:
+    """Whether the parent's voxels are voxels of the scan, its axes mirrored or not."""
+    steps = (abs(abs(m) - (i == j)) for i, row in enumerate(placement.matrix) for j, m in enumerate(row))
+    return placement.bend is None and all(abs(f - round(f)) < 1e-6 for f in first) and max(steps) < 1e-9
 
 
 def _factors(placement: Placement, origin: np.ndarray) -> tuple[Tensor, Tensor]:

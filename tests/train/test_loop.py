@@ -266,3 +266,14 @@ def test_objective_faults(flat, tiny):
             loop.assemble(tiny(2, change), flat)
     with pytest.raises(InputError, match="set objective.prototypes=4"):
         loop.assemble(tiny(2, "pretrain.objective=dino", "objective.prototypes=64"), flat)
+
+
+def test_further_changes_mix_scans_and_repeat(flat, tiny):
+    """With partners from the other scans; the same step gives the same views, and they differ from those without."""
+    settings = tiny(2, "views.further=1", "views.geometry=0")
+    backbone = backbones.build("vit", "nano", flat.channels, 2, seed=0)
+    chosen = flat.split("train")
+    first, again = (loop.views_at(3, flat, chosen, settings, backbone) for _ in range(2))
+    plain = loop.views_at(3, flat, chosen, tiny(2, "views.geometry=0"), backbone)
+    assert torch.equal(first.x, again.x) and torch.isfinite(first.x).all()
+    assert torch.equal(first.boxes, plain.boxes) and not torch.allclose(first.x, plain.x)

@@ -10,7 +10,7 @@ import torch
 
 from headwater import settings
 from headwater.errors import InputError
-from headwater.views import make_views
+from headwater.views import apply_intensity, cut, draw_sample, make_views, place, show
 
 HOW = {2: settings.Views(parent=(20, 24), crop=(12, 16)), 3: settings.Views(parent=(20, 24, 18), crop=(12, 16, 10))}
 ROUGH = {d: replace(how, geometry=0.7, intensity=2.0, mirror=(0,)) for d, how in HOW.items()}
@@ -115,6 +115,52 @@ def _elsewhere(how, step):
     return views.x.numpy(), views.points.numpy(), views.local.numpy()
 
 
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("independent", [False, True])
+def test_drawn_parameters_replay_the_views(d, independent):
+    how = replace(ROUGH[d], further=0.5, independent=independent, elastic=0.5, locals=2)
+    given, others = scans(d), scans(d)[::-1]
+    views = make_views(given, how, seed=3, step=7, stride=(4,) * d, partners=others)
+    for i, (scan, other) in enumerate(zip(given, others, strict=True)):
+        at = {"seed": 3, "step": 7, "sample": i, "stride": (4,) * d, "partner": other.shape[1:]}
+        sample = draw_sample(scan.shape[1:], how, **at)
+        for _ in range(2):  # as often as wanted
+            x, local = show(scan, sample, other)
+            assert x.equal(views.x[:, i]) and local.equal(views.local[:, i])
+        assert sample.keep.equal(views.keep[:, i]) and np.array_equal(sample.geometry.boxes, views.boxes[:, i])
+        plain = torch.stack(cut(scan, sample.geometry)[:2])  # by hand: cut, then change
+        mixed = torch.stack([place(other, sample.partners[0])] * 2) if sample.partners else None
+        assert apply_intensity(plain, sample.looks[0], mixed).equal(x)
+
+
+def test_further_changes_are_a_function_of_the_scan_and_its_partner_alone():
+    how, at = replace(HOW[3], further=0.9, locals=1), {"seed": 0, "step": 1}
+    given, others = scans(3), scans(3)[::-1]
+    both = make_views(given, how, partners=others, **at)
+    alone = make_views(given[1:2], how, samples=[1], partners=others[1:2], **at)
+    assert both.x[:, 1:2].equal(alone.x) and both.local[:, 1:2].equal(alone.local) and both.x.isfinite().all()
+    another = make_views(given, how, partners=[others[0], 3 * others[0] ** 3, others[2]], **at)
+    assert not another.x[:, 1].equal(both.x[:, 1]) and another.x[:, [0, 2]].equal(both.x[:, [0, 2]])
+    without = make_views(given, how, **at)
+    assert without.x.isfinite().all() and not without.x.equal(both.x)
+    off = make_views(given, HOW[3], **at)
+    assert off.x.equal(make_views(given, HOW[3], partners=others, **at).x)  # nothing is mixed unless it is asked for
+
+
+def test_without_partners_fourier_mixing_is_off_and_nothing_else_moves():
+    how = replace(HOW[2], further=1.0)
+    with_one, without = (draw_sample((20, 24), how, seed=0, step=0, sample=0, partner=p).looks[0] for p in ((9, 9), None))
+    assert (with_one.fourier > 0).all() and (without.fourier == 0).all()
+    for name in set(vars(with_one)) - {"fourier"}:
+        assert np.array_equal(getattr(with_one, name), getattr(without, name))
+
+
+def test_a_partner_smaller_than_the_crop_and_of_another_type_works():
+    tiny = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(0))
+    views = make_views(scans(2, 1), replace(HOW[2], further=1.0), seed=0, step=0, partners=[tiny])
+    assert views.x.isfinite().all()
+
+
 def test_a_scan_smaller_than_the_crop_is_padded_or_refused():
     small = [np.ones((1, 10, 11), np.float32)]
     for padding, value in (("reflect", 1.0), ("zero", 0.0)):
@@ -126,12 +172,26 @@ def test_a_scan_smaller_than_the_crop_is_padded_or_refused():
 
 def test_settings_of_views_are_told_by_a_line():
     told = settings.Settings()
-    for line in ("views.independent=true", "views.elastic=0.5", "views.locals=4", "views.local_crop=8,8", "views.padding=zero"):
+    for line in (
+        "views.independent=true",
+        "views.elastic=0.5",
+        "views.locals=4",
+        "views.local_crop=8,8",
+        "views.padding=zero",
+        "views.further=0.2",
+    ):
         told = settings.change(told, line)
-    assert told.views == settings.Views(independent=True, elastic=0.5, locals=4, local_crop=(8, 8), padding="zero")
+    assert told.views == settings.Views(independent=True, elastic=0.5, locals=4, local_crop=(8, 8), padding="zero", further=0.2)
     assert settings.from_dict(settings.Settings, settings.to_dict(told)) == told
     assert settings.change(told, "views.independent=false").views.independent is False
-    for line in ("views.independent=2", "views.elastic=1", "views.locals=-1", "views.padding=wrap", "views.local_crop=0,8"):
+    for line in (
+        "views.independent=2",
+        "views.elastic=1",
+        "views.locals=-1",
+        "views.padding=wrap",
+        "views.local_crop=0,8",
+        "views.further=2",
+    ):
         with pytest.raises(InputError, match=line.partition("=")[0]):
             settings.change(told, line)
 
@@ -141,6 +201,8 @@ def test_faults_are_input_errors():
         make_views([], HOW[2], seed=0, step=0)
     with pytest.raises(InputError, match="channels"):
         make_views([*scans(2, 1), *scans(2, 1, channels=2)], HOW[2], seed=0, step=0)
+    with pytest.raises(InputError, match="channels"):
+        make_views(scans(2, 1), HOW[2], seed=0, step=0, partners=scans(2, 1, channels=2))
     with pytest.raises(InputError, match="views.crop to at most 20,24"):
         make_views(scans(2), replace(HOW[2], crop=(32, 32)), seed=0, step=0)
     with pytest.raises(InputError, match="keeps none"):

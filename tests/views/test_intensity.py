@@ -8,11 +8,11 @@ import torch
 
 from headwater.errors import InputError
 from headwater.streams import numpy_stream
-from headwater.views.intensity import FURTHER, IntensityParameters, apply_intensity, apply_intensity_, draw_intensity
+from headwater.views.intensity import FURTHER, RANGES, IntensityParameters, apply_intensity, apply_intensity_, draw_intensity
 
 OFF = {"noise": 0.0, "blur": 0.0, "brightness": 1.0, "contrast": 1.0, "gamma": 1.0, "inverted_gamma": 1.0, "seed": 0}
 NEW = {"rician": 0.0, "resolution": 1.0, "bias": 0.0, "histogram": 0.0, "fourier": 0.0, "cutout": 0.0}
-EVERY = dict.fromkeys([*FURTHER, "fourier", "noise", "blur", "brightness", "contrast", "gamma", "inverted_gamma"], 1.0)
+EVERY = dict.fromkeys(RANGES, 1.0)
 
 
 def only(batch=1, **change):
@@ -86,10 +86,11 @@ def test_constant_crops_stay_finite_and_bad_strength_is_refused():
 
 
 def test_further_changes_are_off_unless_asked_for_and_move_no_other_draw():
+    assert set(FURTHER) == set(NEW)
     for name, off in NEW.items():  # as the watch makes them, without naming any
         assert np.array_equal(getattr(only(3), name), np.full(3, off))
     plain = draw_intensity(numpy_stream(0, "i"), 500)
-    asked = draw_intensity(numpy_stream(0, "i"), 500, changes=FURTHER | {"fourier": 0.5})
+    asked = draw_intensity(numpy_stream(0, "i"), 500, changes=dict.fromkeys(FURTHER, 0.5))
     for name, off in NEW.items():
         assert (getattr(plain, name) == off).all() and (getattr(asked, name) != off).any()
     for name in OFF:
@@ -110,16 +111,18 @@ def test_the_draws_of_earlier_runs_are_the_same():
     ]:
         value, on = rng.uniform(low, high, 2), rng.random(2) < chance
         assert np.allclose(getattr(p, name), np.where(on, np.exp(value) if "gamma" in name else value, 1))
+    rng.random((len(FURTHER), 2, 2))
     assert np.array_equal(p.seed, rng.integers(0, 2**62, 2))
 
 
 def test_chances_of_further_changes_and_their_ranges():
-    p = draw_intensity(numpy_stream(0, "i"), 20000, changes=FURTHER | {"fourier": 0.3, "gamma": 0.0})
+    chances = dict(zip(NEW, (0.1, 0.15, 0.2, 0.25, 0.3, 0.35), strict=True))
+    p = draw_intensity(numpy_stream(0, "i"), 20000, changes=chances | {"gamma": 0.0})
     ranges = {"rician": (0.05, 0.3), "resolution": (0.5, 1), "bias": (0.05, 0.3), "histogram": (0.2, 0.8)}
     ranges |= {"fourier": (0.01, 0.09), "cutout": (0.2, 0.4)}
     for name, (low, high) in ranges.items():
         on = getattr(p, name)[getattr(p, name) != NEW[name]]
-        assert abs(len(on) / 20000 - (FURTHER | {"fourier": 0.3})[name]) < 0.012 and on.min() >= low and on.max() <= high
+        assert abs(len(on) / 20000 - chances[name]) < 0.012 and on.min() >= low and on.max() <= high
     assert (p.gamma == 1).all()
     strong = draw_intensity(numpy_stream(0, "i"), 200, 50.0, changes=EVERY)
     assert strong.histogram.max() <= 1 and strong.fourier.max() < 0.5 and strong.cutout.max() <= 1 and strong.resolution.min() > 0

@@ -134,3 +134,14 @@ def test_constant_crops_stay():
     flat = torch.full((1, 6, 7), 0.3)
     for out in (gamma_(flat.clone(), 1.4), contrast_(flat.clone(), 1.2), bias_field_(flat.clone(), 0.2, 0)):
         assert torch.allclose(out, flat, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.7, 1.4])
+def test_gamma_and_contrast_agree_with_monai(x, power):
+    """An independent implementation, channel by channel; its spread is that of n - 1, and it adds 1e-7 to the range."""
+    transforms = pytest.importorskip("monai.transforms")
+    for channel in x:
+        bent = torch.as_tensor(transforms.AdjustContrast(power, retain_stats=True)(channel[None].clone()))
+        assert torch.allclose(gamma_(channel[None].clone(), power), bent, atol=1e-4)
+        line = torch.as_tensor(transforms.ScaleIntensityFixedMean(factor=power - 1, preserve_range=True)(channel[None].clone()))
+        assert torch.allclose(contrast_(channel[None].clone(), power), line, atol=1e-5)

@@ -73,16 +73,15 @@ def test_blocks_far_outside_are_numpys_pad(shape, first, size, padding, name):
     after = [max(0, f + s - n) for f, s, n in zip(first, size, shape, strict=True)]
     padded = np.pad(array, [(0, 0), *zip(before, after, strict=True)], mode=name).astype(np.float32)
     expected = padded[(slice(None), *(slice(f + b, f + b + s) for f, b, s in zip(first, before, size, strict=True)))]
-    signs = np.array([-1] + [1] * (len(shape) - 1))
-    out = read(array, np.array(first), size, signs, False, padding)
+    out = read(array, list(first), size, False, padding, [0])
     assert out.dtype == torch.float32 and np.array_equal(out.numpy(), expected[:, ::-1])
-    assert torch.equal(out, read(torch.from_numpy(array), np.array(first), size, signs, False, padding))
-    labels = read((array > 0).astype(np.uint8), np.array(first), size, signs, True, padding)
+    assert torch.equal(out, read(torch.from_numpy(array), list(first), size, False, padding, [0]))
+    labels = read((array > 0).astype(np.uint8), list(first), size, True, padding)
     assert labels.dtype == torch.int64
 
 
 def test_the_scan_is_left_as_it_was():
     scan = torch.randn(1, 8, 8)
-    block = read(scan, np.array([1, 1]), (4, 4), np.array([1, 1]), False, "reflect")
+    block = read(scan, [1, 1], (4, 4), False, "reflect")
     block.zero_()
     assert scan.abs().min() > 0

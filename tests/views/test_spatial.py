@@ -34,7 +34,7 @@ def test_shift_equals_numpy_pad_and_crop(shape, size, first):
 
 @pytest.mark.parametrize("d", [2, 3])
 def test_ramp_under_a_general_placement_has_a_closed_form(d):
-    shape, size = (30, 34, 28)[:d], (9, 11, 7)[:d]
+    shape, size = (34, 36, 32)[:d], (9, 11, 7)[:d]
     ramp = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")).astype(np.float32)
     placement = draw_placements(
         numpy_stream(0, "p"),
