@@ -34,7 +34,7 @@ ARROWS = {  # room or module -> rooms and modules of ours it may import, beside 
     "backbones": set(),
     "flow": set(),
     "objectives": {"backbones"},
-    "observe": set(),
+    "observe": {"flow"},
     "report": set(),
     "train": {"device", "interrupt", "scans", "views", "backbones", "objectives", "observe"},
     "transfer": {"device", "interrupt", "scans", "views", "backbones", "train"},

@@ -7,6 +7,7 @@ from typing import Any
 
 # Start values, not yet calibrated on healthy runs of every objective.
 POINT = 1e-4  # spread below which all images have the same features
+SHRUNK = 0.01  # of the spread before training; broken objectives end below that, healthy ones above 0.4 (objectives' tests)
 FALLEN_RANK = 0.3  # of its own peak; never an alarm by itself, rank also falls in healthy training
 FALLEN_RELIABILITY = 0.5  # of its own peak
 ERRORS = 2.0  # standard errors between two reliabilities before one is called higher
@@ -55,8 +56,9 @@ def verdict(
 ) -> Verdict:
     """Judges features by the level(s) their objective trains (`TRAINED`); never raises.
 
-    collapsed: spread below 1e-4 without agreement beyond chance; or, against its own best since training began, rank below 0.3
-    and reliability below 0.5 and lower by more than two standard errors. A rank alone is never an alarm.
+    collapsed: spread below 1e-4 without agreement beyond chance; or below 0.01 of what it was before training, without more
+    agreement in as many directions as then; or, against its own best since training began, rank below 0.3 and reliability
+    below 0.5 and lower by more than two standard errors. A rank alone is never an alarm.
     random: reliability within chance, or no direction beyond chance. weak: not above its own initialisation by two errors.
     unknown: a number is missing or nan, or the untrained network agrees above 0.8 already and more than now: these views are
     too easy for it, and nothing follows. Of several levels: collapsed if one is; else the best of them, the others named.
@@ -97,7 +99,7 @@ def _judge(
     """State of one level, what to say of it, and the numbers behind."""
     before, now = _level(initial, name), _level(final, name)
     rho, chance, rank, spread, error = (_number(now.get(k)) for k in ("reliability", "null95", "rank", "spread", "error"))
-    rho0, error0 = _number(before.get("reliability")), _number(before.get("error"))
+    rho0, error0, spread0 = (_number(before.get(k)) for k in ("reliability", "error", "spread"))
     kept = {"reliability": rho, "null95": chance, "rank": rank, "spread": spread, "error": error, "d": _number(now.get("d"))}
     numbers = {**kept, "before": rho0, "rank_before": _number(before.get("rank"))}
     if spread < POINT and not rho > chance:
@@ -109,6 +111,9 @@ def _judge(
     said = f"{name} agreement {rho:.2f} (chance {chance:.2f}, before training {rho0:.2f}), {_directions(rank)}"
     best = _best(name, history)
     noise = ERRORS * math.hypot(_or_zero(error), best["error"])
+    better = rho - rho0 > ERRORS * math.hypot(_or_zero(error), _or_zero(error0))
+    if spread < SHRUNK * spread0 and not (better and rank >= numbers["rank_before"]):
+        return "collapsed", f"{said}; images differ {spread0 / spread:,.0f} times less than before training", numbers
     recent = _smooth([*history, final or {}], name)
     fell = recent["reliability"] < min(FALLEN_RELIABILITY * best["reliability"], best["reliability"] - noise)
     if fell and recent["rank"] < FALLEN_RANK * best["rank"]:
@@ -117,7 +122,7 @@ def _judge(
         return "collapsed", f"{said}; {then}", numbers
     if rho <= chance or rank < 1:
         return "random", said, numbers
-    if rho - rho0 > ERRORS * math.hypot(_or_zero(error), _or_zero(error0)):
+    if better:
         return "healthy", said, numbers
     if rho0 > CEILING:
         return "unknown", f"{said}; the untrained network agrees as well, so these views are too easy to tell", numbers

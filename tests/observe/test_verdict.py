@@ -61,6 +61,16 @@ def test_tiny_but_informative_features_are_not_collapsed() -> None:
     assert verdict(dense(0.35, 20), [], dense(0.89, 21, spread=4e-5), "dense").state == "healthy"
 
 
+def test_images_that_hardly_differ_any_more_are_collapse() -> None:
+    """Unless what is left agrees more than before, in as many directions."""
+    before = dense(0.9, 3, spread=0.8)
+    assert verdict(before, [], dense(0.85, 5, spread=4e-3), "dense").state == "collapsed"
+    found = verdict(before, [], dense(0.96, 1, spread=1e-4), "dense")
+    assert found.state == "collapsed" and "8,000 times less than before training" in found.sentence
+    assert verdict(before, [], dense(0.96, 3, spread=4e-3), "dense").state == "healthy"
+    assert verdict(before, [], dense(0.85, 3, spread=0.03), "dense").state != "collapsed"
+
+
 def test_random_and_weak_say_cause_and_next_action() -> None:
     random = verdict(dense(0.01, 0), [], dense(0.01, 0), "dense")
     assert random.state == "random" and "Usually:" in random.sentence and "Next:" in random.sentence
