@@ -41,6 +41,7 @@ from headwater.backbones.attention import Style
 from headwater.backbones.kernels import per_head
 from headwater.backbones.patches import patchify
 from headwater.objectives import MaskedAutoencoding, Network
+from headwater.observe.heads import debiased_cka
 from headwater.settings import Views
 from headwater.streams import numpy_stream, seeded
 from headwater.train.loop import members, optimizer_for
@@ -171,24 +172,6 @@ def head_matrices(backbone: ViT, images: Tensor) -> np.ndarray:
             parts.append(torch.stack([layer.gather(1, where.expand(-1, -1, layer.shape[-1])).flatten(0, 1) for layer in said]))
     layers = torch.cat(parts, 1).double()  # L n D
     return np.stack([debiased_cka(layer.unflatten(1, (backbone.heads, -1)).transpose(0, 1)).numpy() for layer in layers])
-
-
-def debiased_cka(outputs: Tensor) -> Tensor:
-    """Linear CKA (H, H) between H sets of n vectors (H, n, E), each pair by the unbiased estimate of HSIC (Song et al. 2012).
-
-    The products of the vectors are centred so that their mean over independent sets is nought (U-centring): 1 on the diagonal,
-    about 0 for independent sets, where the plain estimate grows with E / n.
-    """
-    n = outputs.shape[1]
-    gram = outputs @ outputs.mT
-    off = 1 - torch.eye(n, dtype=gram.dtype)
-    gram = gram * off
-    rows = gram.sum(-1, keepdim=True)
-    centred = (gram - rows / (n - 2) - rows.mT / (n - 2) + rows.sum(1, keepdim=True) / ((n - 1) * (n - 2))) * off
-    flat = centred.flatten(1)
-    shared = flat @ flat.T
-    size = shared.diagonal().sqrt()
-    return shared / size / size[:, None]
 
 
 def redundancy(matrix: np.ndarray, kernels: tuple[str, ...]) -> dict[str, float]:

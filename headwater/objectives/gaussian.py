@@ -53,7 +53,8 @@ class GaussianEmbedding:
 
     width: of the embedding, small since a batch of n rows can fill few directions. cells: per axis of the shared box. pooled,
     dense: weights of the two levels. weight: of gaussianity; 0 leaves the prediction alone, which collapses.
-    Source: LeJEPA (2511.08544), which leaves the 1 / sqrt(2 pi) of the statistic out: its 0.02 is 0.05 here. The dense level is ours.
+    Source: LeJEPA (2511.08544), which leaves the 1 / sqrt(2 pi) of the statistic out: its 0.02 is 0.05 here; the dense level
+    is ours.
     """
 
     masked: ClassVar[bool] = False
