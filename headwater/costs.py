@@ -53,9 +53,13 @@ def measure(store: Store, settings: Settings, labelled: list[int], progress: Pro
     teacher = copy.deepcopy(student).requires_grad_(False)
     optimizer = loop.optimizer_for(student, 0.0, 0.0)
 
+    made: dict[int, Any] = {}  # views by batch: a run makes them beside the steps, which wait for less than a hundredth
+
     def step(precision: str, settings: Settings) -> None:
-        views = loop.views_at(0, store, chosen, settings, student.backbone, objective.masked).to(device)
-        loop.step(student, teacher, objective, optimizer, views, 0.0, 1.0, replace(settings, precision=precision))
+        if (batch := settings.pretrain.batch) not in made:
+            made.clear()
+            made[batch] = loop.views_at(0, store, chosen, settings, student.backbone, objective.masked).to(device)
+        loop.step(student, teacher, objective, optimizer, made[batch], 0.0, 1.0, replace(settings, precision=precision))
 
     tried = {"auto": ["fp32", "bf16"] if machine().bf16 else ["fp32"]}.get(settings.precision, [settings.precision])
     with (progress or Silent()).track("Measuring", len(tried) + 3) as advance:

@@ -5,7 +5,7 @@ Shifting a grid cyclically, cutting it into windows and forbidding neighbours th
 of the cut attends within itself. Boxes of one form are attended together; there are at most 3^d forms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -54,12 +54,23 @@ def padding(grid: Sequence[int], window: int, shift: int) -> list[int]:
     return [c.start + c.count * c.length - n for n, c in zip(grid, last, strict=True)]
 
 
-def gather(x: Float[Tensor, "B *P H E"], box: Box, real: bool) -> Float[Tensor, "W H N E"]:
-    """The windows of one form as rows, in one copy: W windows of N cells; real cells only, or all."""
+def sections(x: Float[Tensor, "B *P three H E"], forms: Sequence[Sequence[Cut]], axis: int = 1) -> Iterator[Tensor]:
+    """The part of every form of windows, the last axis running fastest. Split, not sliced: the gradient is put together once."""
+    if axis > len(forms):
+        yield x
+    else:
+        for part in x.split([cut.count * cut.length for cut in forms[axis - 1]], axis):
+            yield from sections(part, forms, axis + 1)
+
+
+def gather(x: Float[Tensor, "B *Q H E"], box: Box, real: bool) -> Float[Tensor, "W H N E"]:
+    """The windows of a section as rows, in one copy: W windows of N cells; real cells only, or all."""
     d = len(box)
     for axis, cut in enumerate(box):
         length = cut.real if real else cut.length
-        x = x.narrow(2 * axis + 1, cut.start, cut.count * length).unflatten(2 * axis + 1, (cut.count, length))
+        if cut.length > length:  # then it is one window, cut by the edge of the grid
+            x = x.narrow(2 * axis + 1, 0, length)
+        x = x.unflatten(2 * axis + 1, (cut.count, length))
     x = x.permute(0, *range(1, 2 * d, 2), 2 * d + 1, *range(2, 2 * d + 1, 2), 2 * d + 2)
     return x.reshape(x.shape[: d + 1].numel(), x.shape[d + 1], -1, x.shape[-1])
 
@@ -86,13 +97,12 @@ def attend(
              w the window or the axis where it is shorter.
     Returns: the values of the grid, C = H E.
     """
-    q, k, v = qkv.unbind(-3)
     forms = [cuts(n, window, shift) for n in grid]
     parts = []
-    for box in product(*forms):
-        near = crop_bias(bias, box)
-        rows = gather(q * scale, box, True), gather(k, box, False), gather(v, box, False)
-        parts.append(scatter(attended(*rows, near), box))
+    for section, box in zip(sections(qkv, forms), product(*forms), strict=True):
+        q, k, v = section.unbind(-3)
+        rows = gather(q, box, True) * scale, gather(k, box, False), gather(v, box, False)
+        parts.append(scatter(attended(*rows, crop_bias(bias, box)), box))
     for axis in range(len(grid), 0, -1):
         n = len(forms[axis - 1])
         parts = [torch.cat(parts[i : i + n], axis) for i in range(0, len(parts), n)]

@@ -137,6 +137,7 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
     eye = watch.Watch(store, chosen, settings, run, steps)
     waited, started = 0.0, time.monotonic()
     with ThreadPoolExecutor(1) as ahead, wishes() as stop, progress.track("Pretraining", steps) as advance:
+        alone(ahead)
         advance(done)
         if done == 0:
             advance(0, eye.look(teacher.backbone, 0))
@@ -162,6 +163,22 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
                 raise Interrupted(f"Pretraining stopped after step {done} of {steps}")
     runfolder.append_event(run, {"event": "pretrained", "step": done, "waiting": waited / max(1e-9, time.monotonic() - started)})
     return teacher
+
+
+def alone(worker: ThreadPoolExecutor) -> None:
+    """Lets a worker compute with one thread of its own, while the caller keeps all.
+
+    Views are many small operations; spread over cores that the network keeps busy, each would wait for all of them: a step
+    takes 1.4 times as long (benchmarks/results, views). torch keeps the count per thread, MKL one for all, so it is set back.
+    """
+
+    def settle() -> int:
+        torch.set_num_threads(1)
+        return torch.get_num_threads()  # a new thread takes its count when first asked for it
+
+    threads = torch.get_num_threads()
+    worker.submit(settle).result()
+    torch.set_num_threads(threads)
 
 
 def forget_after(run: Path, step: int) -> None:
