@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -43,18 +43,36 @@ class InstanceNorm(nn.Module):
         super().__init__()
         self.weight, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
 
-    def forward(self, x: Float[Tensor, "B C *S"], removed: Float[Tensor, " C"] | None = None) -> Float[Tensor, "B C *S"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B C *S"],
+        removed: Float[Tensor, " C"] | None = None,
+        seen: Bool[Tensor, "B 1 *S"] | None = None,
+    ) -> Float[Tensor, "B C *S"]:
         """Same shape; `removed` is an offset of the input that was left out, as the norm takes it away: its gradient is 0.
 
+        seen: the voxels that count for mean and variance; the others are not read and become 0.
         Raises: ValueError for maps of a single voxel: they have no variance.
         """
         if math.prod(x.shape[2:]) == 1:
             raise ValueError("a map of one voxel cannot be normalised over space")
         offset = self.bias if removed is None else self.bias + 0 * removed
+        if seen is not None:
+            return self.of_seen(x, offset, seen)
         if x.device.type == "cpu" and x.is_contiguous(memory_format=CHANNELS_LAST[x.ndim - 2]):
             each = [F.batch_norm(one, None, None, self.weight, offset, True, 0.0, self.eps) for one in x.split(1)]
             return each[0] if len(each) == 1 else torch.cat(each)
         return F.group_norm(x, x.shape[1], self.weight, offset, self.eps)
+
+    def of_seen(self, x: Tensor, offset: Tensor, seen: Tensor) -> Tensor:
+        """The norm over the voxels seen, 0 elsewhere; a channel of which one voxel is seen becomes its offset there."""
+        space, each = tuple(range(2, x.ndim)), (-1,) + (1,) * (x.ndim - 2)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = seen.sum(space, keepdim=True).clamp(min=1)
+        mean = wide.masked_fill(~seen, 0).sum(space, keepdim=True) / count
+        away = (wide - mean).masked_fill(~seen, 0)
+        gain = (away.square().sum(space, keepdim=True) / count + self.eps).rsqrt() * self.weight.view(each)
+        return (away * gain + offset.view(each)).masked_fill_(~seen, 0).to(x.dtype)
 
 
 class ConvNorm(nn.Module):
@@ -84,9 +102,9 @@ class ConvNorm(nn.Module):
         if bias:
             nn.init.zeros_(self.conv.bias)
 
-    def forward(self, x: Float[Tensor, "B C *S"]) -> Float[Tensor, "B K *R"]:
-        """Maps (B, C, *S) to (B, K, *ceil(S / stride))."""
-        x = self.norm(convolve(self.conv, laid_out(x)), self.conv.bias)
+    def forward(self, x: Float[Tensor, "B C *S"], seen: Bool[Tensor, "B 1 *R"] | None = None) -> Float[Tensor, "B K *R"]:
+        """Maps (B, C, *S) to (B, K, *ceil(S / stride)); where `seen` is False the result is 0 and the norm does not look."""
+        x = self.norm(convolve(self.conv, laid_out(x)), self.conv.bias, seen)
         return F.leaky_relu_(x, SLOPE) if self.active else x
 
 
@@ -104,6 +122,14 @@ def convolve(conv: nn.Module, x: Float[Tensor, "B C *S"]) -> Float[Tensor, "B K 
         with torch.autocast("cpu", enabled=False):
             return apply(x.to(conv.weight.dtype), conv.weight, None, conv.stride, conv.padding)
     return apply(x, conv.weight, None, conv.stride, conv.padding)
+
+
+class Same(nn.Identity):
+    """Hands on what it gets, in place of a part that would look at `seen`."""
+
+    def forward(self, x: Float[Tensor, "B C *S"], seen: Bool[Tensor, "B 1 *S"] | None = None) -> Float[Tensor, "B C *S"]:
+        """x itself."""
+        return x
 
 
 class Residual(nn.Module):
@@ -125,12 +151,12 @@ class Residual(nn.Module):
         self.stride = per_axis(stride, ndim)
         self.first = ConvNorm(ndim, width_in, width_out, kernel, stride, bias=bias)
         self.second = ConvNorm(ndim, width_out, width_out, kernel, active=False, bias=bias)
-        self.shortcut = ConvNorm(ndim, width_in, width_out, 1, active=False) if width_in != width_out else nn.Identity()
+        self.shortcut = ConvNorm(ndim, width_in, width_out, 1, active=False) if width_in != width_out else Same()
 
-    def forward(self, x: Float[Tensor, "B C *S"]) -> Float[Tensor, "B K *R"]:
-        """Maps (B, C, *S) to (B, K, *ceil(S / stride))."""
-        short = self.shortcut(average_pool(x, self.stride))
-        return F.leaky_relu_(self.second(self.first(x)).add_(short), SLOPE)
+    def forward(self, x: Float[Tensor, "B C *S"], seen: Bool[Tensor, "B 1 *R"] | None = None) -> Float[Tensor, "B K *R"]:
+        """Maps (B, C, *S) to (B, K, *ceil(S / stride)); where `seen` is False the result is 0, as x must be."""
+        short = self.shortcut(average_pool(x, self.stride), seen)
+        return F.leaky_relu_(self.second(self.first(x, seen), seen).add_(short), SLOPE)
 
 
 def average_pool(x: Float[Tensor, "B C *S"], stride: int | Sequence[int]) -> Float[Tensor, "B C *R"]:

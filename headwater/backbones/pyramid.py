@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -24,12 +25,16 @@ class Staged(Backbone, ABC):
     pooled: every map's mean over space, in float32. `keep` zeroes the voxels of the hidden cells. Sizes need not divide: a
     step of s maps n to ceil(n / s).
 
+    sparse           with `keep`, after every convolution too the hidden cells of a map are 0, and norms and means look at the
+                     visible ones alone: nothing grows into the hidden part, and how much is hidden does not tell in the
+                     statistics. A cell is visible if any voxel of it is. Source: SparK (Tian et al. 2301.03580)
     kernels, steps   odd kernel and stride (a power of two) of every stage and axis; the default steps are 1, 2, 2 ...
     bias             whether the convolutions have the bias that the norms remove (nnU-Net's do)
     """
 
     stem: nn.Module
     stages: nn.ModuleList
+    sparse = False
 
     def __init__(
         self,
@@ -62,15 +67,21 @@ class Staged(Backbone, ABC):
     def forward(self, x: Float[Tensor, "B C *S"], keep: Bool[Tensor, "B *G"] | None = None) -> Features:
         """Features of images of any size whose coarsest map has more than one voxel."""
         size = self.checked(x, keep)
+        seen, masks = None, []
         if keep is not None:
-            x = x.masked_fill(~spread(keep, self.stride, size), 0)
+            visible = spread(keep, self.stride, size)
+            x = x.masked_fill(~visible, 0)
+            seen = visible if self.sparse else None
         again = self.checkpointed and self.training
-        x, pyramid = self.stem(x), []
-        for stage in self.stages:
+        x, pyramid = self.stem(x, seen), []
+        for stage, step in zip(self.stages, self.steps, strict=True):
+            if seen is not None:
+                seen = coarser(seen, step)
+                masks.append(seen)
             for block in stage:
-                x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+                x = checkpoint(block, x, seen, use_reentrant=False) if again else block(x, seen)
             pyramid.append(x)
-        return gathered(pyramid, self.strides, self.stride[0], self.grid(size), size)
+        return gathered(pyramid, self.strides, self.stride[0], self.grid(size), size, masks)
 
     def checked(self, x: Tensor, keep: Tensor | None) -> tuple[int, ...]:
         """Size of the images. Raises InputError if the network cannot take them."""
@@ -118,14 +129,19 @@ def per_stage(value: PerStage, count: int, ndim: int, what: str) -> tuple[tuple[
 
 
 def gathered(
-    pyramid: Sequence[Tensor], strides: Sequence[tuple[int, ...]], patch: int, grid: tuple[int, ...], size: tuple[int, ...]
+    pyramid: Sequence[Tensor],
+    strides: Sequence[tuple[int, ...]],
+    patch: int,
+    grid: tuple[int, ...],
+    size: tuple[int, ...],
+    masks: Sequence[Tensor] = (),
 ) -> Features:
     """Features of maps (B, D_i, *S_i): tokens and pooled are worked out when first asked for.
 
     Tokens: every map averaged or linearly enlarged to the token grid and concatenated, so D is the sum of the widths; pooled:
-    every map's mean over space.
+    every map's mean over space, or over the cells that `masks` (B, 1, *S_i) say are visible: the maps are 0 elsewhere.
     """
-    return Features(lambda: tokens(pyramid, strides, patch, grid), grid, lambda: means(pyramid), pyramid, size=size)
+    return Features(lambda: tokens(pyramid, strides, patch, grid), grid, lambda: means(pyramid, masks), pyramid, size=size)
 
 
 def tokens(
@@ -140,10 +156,22 @@ def tokens(
     return torch.cat(maps, 1).flatten(2).transpose(1, 2)
 
 
-def means(pyramid: Sequence[Tensor]) -> Float[Tensor, "B D"]:
-    """Mean over space of every map, in float32 at least."""
+def means(pyramid: Sequence[Tensor], masks: Sequence[Tensor] = ()) -> Float[Tensor, "B D"]:
+    """Mean over space of every map, in float32 at least; with masks over the cells they let through, the others being 0."""
     exact = torch.promote_types(pyramid[0].dtype, torch.float32)
-    return torch.cat([m.flatten(2).mean(2, dtype=exact) for m in pyramid], 1)
+    found = [m.flatten(2).mean(2, dtype=exact) for m in pyramid]
+    if masks:
+        shares = [s.flatten(2).mean(2, dtype=exact).clamp(min=1 / s[0].numel()) for s in masks]
+        found = [m / share for m, share in zip(found, shares, strict=True)]
+    return torch.cat(found, 1)
+
+
+def coarser(seen: Bool[Tensor, "B 1 *S"], step: Sequence[int]) -> Bool[Tensor, "B 1 *R"]:
+    """Which cells of `step` voxels hold one that is seen, R = ceil(S / step)."""
+    if max(step) == 1:
+        return seen
+    pool = F.max_pool3d if seen.ndim == 5 else F.max_pool2d
+    return pool(seen.float(), tuple(step), ceil_mode=True) > 0
 
 
 def spread(keep: Bool[Tensor, "B *G"], stride: Sequence[int], size: tuple[int, ...]) -> Bool[Tensor, "B 1 *S"]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from headwater.backbones.convolutions import ConvNorm
+from headwater.backbones.convolutions import ConvNorm, Same
 from headwater.backbones.pyramid import PerStage, Staged
 from headwater.errors import InputError
 
@@ -33,7 +33,7 @@ class UNet(Staged):
         super().__init__(ndim, channels, widths, convolutions, patch, kernels, strides, bias)
         if min(convolutions) < 1:
             raise InputError(f"convolutions {tuple(convolutions)}: every stage needs at least one")
-        self.stem, self.stages = nn.Identity(), nn.ModuleList()
+        self.stem, self.stages = Same(), nn.ModuleList()
         before = channels
         for width, n, kernel, step in zip(widths, convolutions, self.kernels, self.steps, strict=True):
             first = ConvNorm(ndim, before, width, kernel, step, bias=bias)

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from headwater.backbones.decoder import Decoder, LightHead, Reconstruction
-from headwater.backbones.pyramid import means, per_stage, spread, tokens
+from headwater.backbones.pyramid import coarser, means, per_stage, spread, tokens
 from headwater.backbones.resenc import ResEnc
 from headwater.backbones.unet import UNet
 from headwater.errors import InputError
@@ -50,12 +51,139 @@ def test_tokens_lie_where_their_voxels_lie(axis, stride):
 
 
 @both
-def test_hidden_voxels_are_never_read_with_anisotropic_strides(kind):
+@pytest.mark.parametrize("aware", [False, True])
+def test_hidden_voxels_are_never_read_with_anisotropic_strides(kind, aware):
     backbone = network(kind)
+    backbone.sparse = aware
     x, keep = torch.randn(2, 2, 8, 12, 9), torch.rand(2, 2, 3, 3) < 0.5
     hidden = ~spread(keep, backbone.stride, (8, 12, 9))
     a, b = backbone(x, keep), backbone(x.masked_fill(hidden, float("nan")), keep)
     assert torch.equal(a.tokens, b.tokens) and torch.isfinite(b.tokens).all()
+
+
+def sparse(kind, ndim=3, **options):
+    """A network whose norms have offsets, so that they show wherever they are added."""
+    torch.manual_seed(0)
+    options = PLAN | options if ndim == 3 else options
+    backbone = kind(ndim, 2, (4, 6, 8), (1, 2, 2), **options).double()
+    backbone.sparse = True
+    for name, p in backbone.named_parameters():
+        if "norm" in name:
+            nn.init.uniform_(p, 0.5, 1.5)
+    return backbone
+
+
+def looped(x, part, seen, active):
+    """A dense convolution, then every channel of every image normalised by the list of its visible voxels."""
+    x = F.conv2d(x, part.conv.weight, None, part.conv.stride, part.conv.padding)
+    y = torch.zeros_like(x)
+    for b, image in enumerate(x):
+        places = seen[b, 0].nonzero().tolist()
+        for c, channel in enumerate(image):
+            values = [float(channel[i, j]) for i, j in places]
+            mean = sum(values) / len(values)
+            scale = (sum((v - mean) ** 2 for v in values) / len(values) + 1e-5) ** -0.5
+            for (i, j), v in zip(places, values, strict=True):
+                v = (v - mean) * scale * part.norm.weight[c] + part.norm.bias[c]
+                y[b, c, i, j] = v if v > 0 or not active else 0.01 * v
+    return y
+
+
+def cells(keep, patch, stride, size):
+    """A cell is visible if a voxel of it lies in a kept token, cell by cell."""
+    seen = torch.zeros(len(keep), 1, *(math.ceil(n / stride) for n in size), dtype=torch.bool)
+    for b in range(len(keep)):
+        for i in range(size[0]):
+            for j in range(size[1]):
+                seen[b, 0, i // stride, j // stride] |= keep[b, i // patch, j // patch]
+    return seen
+
+
+@both
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
+@torch.no_grad()
+def test_sparse_maps_by_loops(kind, patch):
+    """Every map and the pooled vector, from dense convolutions of what is visible."""
+    backbone, size = sparse(kind, 2, patch=patch), (14, 19)
+    x, keep = torch.randn(2, 2, *size, dtype=torch.float64), torch.rand(2, *backbone.grid(size)) < 0.4
+    keep[0], keep[:, 0, 0] = False, True  # of the first image a single token
+    seen = cells(keep, patch, 1, size)
+    found = backbone(x.masked_fill(~seen, float("nan")), keep)
+    y, pooled = x * seen, []
+    if kind is ResEnc:
+        y = looped(y, backbone.stem, seen, True)
+    for i, stage in enumerate(backbone.stages):
+        seen = cells(keep, patch, 2**i, size)
+        for block in stage:
+            if kind is UNet:
+                y = looped(y, block, seen, True)
+                continue
+            short = y
+            if block.stride[0] > 1:  # at the edge, what the cell has
+                short = F.avg_pool2d(y, 2, ceil_mode=True)
+            if not isinstance(block.shortcut, nn.Identity):
+                short = looped(short, block.shortcut, seen, False)
+            y = F.leaky_relu(looped(looped(y, block.first, seen, True), block.second, seen, False) + short, 0.01)
+        torch.testing.assert_close(found.pyramid[i], y)
+        assert not y.masked_select(~seen).any() and y.masked_select(seen).all()
+        pooled.append(y.sum((2, 3)) / seen.sum((2, 3)))
+    torch.testing.assert_close(found.pooled, torch.cat(pooled, 1))
+
+
+@both
+@pytest.mark.parametrize("size", [(9, 13, 10), (8, 8, 8)], ids=str)
+def test_a_mask_that_hides_nothing_changes_nothing(kind, size):
+    backbone, x = sparse(kind), torch.randn(2, 2, *size, dtype=torch.float64)
+    whole, masked = backbone(x), backbone(x, torch.ones(2, *backbone.grid(size), dtype=torch.bool))
+    torch.testing.assert_close(masked.tokens, whole.tokens, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(masked.pooled, whole.pooled, rtol=1e-6, atol=1e-6)
+    whole, backbone.sparse = whole.tokens, False
+    assert torch.equal(backbone(x).tokens, whole)
+
+
+@both
+@pytest.mark.parametrize("low", [False, True])
+def test_next_to_nothing_visible_is_finite(kind, low):
+    """One token, whose cell at the coarsest stage is one voxel, and no token at all; in float32 and under bf16 autocast."""
+    backbone, x = sparse(kind).float(), 100 * torch.randn(3, 2, 8, 16, 16)
+    keep = torch.rand(3, 2, 4, 4) < 0.3
+    keep[1:] = False
+    keep[1, 1, 2, 3] = True
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        f = backbone(x.masked_fill(~spread(keep, backbone.stride, (8, 16, 16)), float("nan")), keep)
+    (f.tokens.float().square().mean() + f.pooled.square().mean()).backward()
+    assert torch.isfinite(f.tokens).all() and torch.isfinite(f.pooled).all() and not f.pooled[2].any()
+    assert f.pooled[:2].any(1).all()
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters())
+
+
+@both
+def test_sparse_gradients_are_those_of_differences_and_of_checkpoints(kind):
+    backbone = sparse(kind).train()
+    x = torch.randn(2, 2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
+    keep = torch.rand(2, *backbone.grid((4, 9, 8))) < 0.5
+    keep[:, 0, 0, 0] = True
+    weights, found = torch.randn_like(backbone(x, keep).tokens), []
+
+    def loss(x):
+        return (backbone(x, keep).tokens * weights).sum()
+
+    for again in (False, True):
+        backbone.checkpointed = again
+        found.append(torch.autograd.grad(loss(x), [x, *backbone.parameters()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    assert not found[0][0].masked_select(~spread(keep, backbone.stride, (4, 9, 8))).any()
+    way = torch.randn_like(x)
+    with torch.no_grad():
+        slope = (loss(x + 1e-6 * way) - loss(x - 1e-6 * way)) / 2e-6
+    torch.testing.assert_close((found[0][0] * way).sum(), slope, rtol=1e-5, atol=1e-6)
+
+
+def test_a_coarse_cell_is_seen_by_its_part_over_the_edge():
+    seen = torch.zeros(1, 1, 5, 4, dtype=torch.bool)
+    seen[0, 0, 4, 1] = True
+    assert coarser(seen, (2, 4))[0, 0].tolist() == [[False], [False], [True]] and coarser(seen, (1, 1)) is seen
 
 
 @both
