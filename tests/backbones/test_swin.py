@@ -205,7 +205,7 @@ COMPILED = """
 import torch
 from test_swin import images, nano
 from headwater.backbones.swin import Swin
-for size, version in (((17, 12), 2), ((5, 6, 9), 1)):
+for size, version in (((9, 8), 2),):
     backbone, x, answers = Swin(len(size), 1, 6, (2,), (2,), 2, window=2, version=version), images(1, 1, *size).float(), []
     for network in (backbone, torch.compile(backbone, fullgraph=True, backend="aot_eager")):
         backbone.zero_grad()
@@ -218,8 +218,8 @@ for size, version in (((17, 12), 2), ((5, 6, 9), 1)):
 
 @pytest.mark.slow
 def test_one_graph():
-    """torch.compile without a break, forward and backward. The compiler cannot read the checks of shapes that tests run
-    under: hence a process of its own."""
+    """Version 2 under torch.compile, without a break; version 1 is in the contract. The compiler cannot read the checks of
+    shapes that tests run under: hence a process of its own."""
     here = Path(__file__).parent
     path = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
     done = subprocess.run([sys.executable, "-c", COMPILED], env=os.environ | path, capture_output=True, text=True, check=False)
