@@ -51,9 +51,7 @@ def reduced(monkeypatch) -> None:
     from headwater.scans import phantom
 
     default, write = recipes.default, phantom.write
-    monkeypatch.setattr(
-        recipes, "default", lambda shape, accelerated: reduce(settings.change, SMALL, default(shape, accelerated))
-    )
+    monkeypatch.setattr(recipes, "default", lambda *given: reduce(settings.change, SMALL, default(*given)))
     monkeypatch.setattr(phantom, "write", lambda folder, count, shape, seed: write(folder, 12, (24, 24, 24), seed))
 
 

@@ -32,7 +32,8 @@ def density() -> Density:
 @pytest.mark.slow
 def test_percentiles_of_held_out_samples_are_uniform(density: Density):
     share = density.novelty(features(400, 4, 2)) / 100
-    assert scipy.stats.kstest(share.numpy(), "uniform").statistic < 0.12
+    chance = 1.36 * math.sqrt(1 / 400 + 1 / 100)  # 95 % of the distance of 400 samples from the 100 that were set aside
+    assert scipy.stats.kstest(share.numpy(), "uniform").statistic < chance
     assert 0.4 < float(share.mean()) < 0.6 and float((share > 0.95).double().mean()) < 0.12
 
 
