@@ -76,7 +76,7 @@ class Task:
 
 def volumes(folder: Path, quick: bool) -> Task:
     """Volumes with masks, prepared as Headwater does; the middle 24 x 40 x 24 voxels of each are probed."""
-    from headwater.observe.watch import middle
+    from headwater.observe.pairs import middle
     from headwater.scans.passport import look
     from headwater.scans.prepare import prepare
 

@@ -17,7 +17,7 @@ Method:    Headwater's own run: look, prepare, the recipe of each objective (it 
            before training; beside_ae: minus plain autoencoding, the control. 95 % intervals over subjects, paired
            (headwater.transfer.scores.interval), and over seeds where there are several. With one seed nothing is said about
            another draw of the first weights.
-           Nulls: the untrained backbone and the voxels themselves. reliability, rank, null95 (chance): headwater.observe.watch,
+           Nulls: the untrained backbone and the voxels themselves. reliability, rank, null95 (chance): headwater.observe,
            hard view pairs of scans of the training part. waiting: share of the steps' time. loss: means of the first and of
            the last tenth; losses of different objectives cannot be compared.
 Printed last time: the rows of benchmarks/results/objectives_*.csv.
@@ -44,7 +44,9 @@ from headwater import recipes, runfolder
 from headwater.backbones.patches import patchify
 from headwater.device import machine
 from headwater.objectives import OBJECTIVES
-from headwater.observe.watch import Pixels, chosen_from, measure, middle, probe_views
+from headwater.observe.look import measure
+from headwater.observe.pairs import Pixels, middle, probe_views
+from headwater.observe.running import chosen_from
 from headwater.scans import phantom
 from headwater.scans.passport import look
 from headwater.scans.prepare import prepare

@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import Any
 
 _PLACES = {name: "headwater.api" for name in ("Request", "adapt", "look", "pretrain", "run")}
-_PLACES |= {"InputError": "headwater.errors", "Settings": "headwater.settings"}
+_PLACES |= {"InputError": "headwater.errors", "Unhealthy": "headwater.errors", "Settings": "headwater.settings"}
+_PLACES |= {"Watch": "headwater.observe.watch"}
 __all__ = sorted(_PLACES)
 
 

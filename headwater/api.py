@@ -1,7 +1,7 @@
 """The commands as functions: what the command line and Python share."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -176,42 +176,51 @@ def _pretrain(run: Path, store: Any, settings: Settings, progress: Progress) -> 
         progress.say(f"  watch      {judged[-1]['sentence']}")
 
 
-def observe(run: Path | str, progress: Progress | None = None) -> dict[str, Any]:
-    """What the backbone of a run learned: agreement between views beside chance, its own start and pixels; components of tokens.
+def observe(
+    model: Path | str,
+    images: Path | str | None = None,
+    *,
+    out: Path | str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    command: str = "",
+) -> dict[str, Any]:
+    """What any finished checkpoint has learned: agreement beside chance, its own start and pixels; why; heads and components.
 
-    Writes observations/observe.json and observations/tokens.npz.
+    model: a run folder, a file of weights or a folder of Hugging Face (opening.py). images: as scans.gather takes them; of a run
+    its own scans if left out. Writes observe.json, closer.npz and the page observe.html into RUN/observations, else into `out`
+    (runs/observe-NAME). Returns: what observe.json holds, and "report", the page's path.
     """
-    import numpy as np
+    from headwater import observation
 
-    from headwater.device import machine
-    from headwater.observe import portrait, watch
-    from headwater.train import loop, state
-    from headwater.transfer.examples import central, picture_size
+    progress, model = progress or Silent(), Path(model)
+    if images is None and ((model / "settings.json").exists() or not model.exists()):
+        if out is not None:
+            raise InputError(f"{model} keeps what is observed in itself: leave out --out, or give images too.")
+        run = _existing(model, "state/pretrain.safetensors", "headwater pretrain SCANS")
+        return observation.of_run(run, *_reopen(run), progress, command)
+    return observation.of_file(model, images, out, seed, progress, command)
 
-    progress = progress or Silent()
-    run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
-    store, settings = _reopen(run)
-    initial, trained = (loop.assemble(settings, store)[0].backbone.to(machine().device) for _ in range(2))
-    trained.load_state_dict(state.under(state.read(run / "state" / "pretrain.safetensors"), "teacher.backbone."))
-    chosen = watch.chosen_from(store.split("train"), settings.seed)
-    arrays = [store.image(i) for i in chosen]
-    with progress.track("Observing", 2) as advance:
-        history = [e for e in runfolder.read_events(run) if e.get("event") == "watch"][1:-1]
-        found: dict[str, Any] = {"why": f"agreement needs {watch.FEWEST} scans, there are {len(arrays)}"}
-        if len(arrays) >= watch.FEWEST:
-            probe = watch.probe_views(arrays, settings.views.crop, trained.stride, seed=settings.seed)
-            found = portrait.compare(trained, initial, probe, history, settings.pretrain.objective, settings.precision)
-        advance(1)
-        shown = store.split("test")[:6]
-        planes = [central(store.label(i) if i in store.labelled else None, store.shape(i)) for i in shown]
-        shown = [store.image(i) for i in shown] + arrays
-        networks = {"final": trained, "initial": initial, "pixels": watch.Pixels(trained.stride)}
-        pictures, explained = portrait.pictures(networks, shown, trained.stride, settings.precision, planes, picture_size(store))
-        advance(1)
-    runfolder.write_whole(run / "observations" / "tokens.npz", lambda beside: np.savez_compressed(beside, **pictures))
-    found |= {"explained": explained["final"], "explained_by": explained}
-    runfolder.write_json(run / "observations" / "observe.json", found)
-    return found
+
+def panel(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """Tables of an observation for people: agreement by level, then the numbers by theme, each row with its null and how."""
+    from headwater.report import panel as tables
+
+    levels = [
+        (f"{where}, {name}", first, chance, f"different images; {rank} directions agree")
+        for where, name, first, chance, rank, *_ in tables.levels(found)
+    ]
+    measures = [("Published", rows)] if (rows := tables.published(found)) else []
+    return ([("Agreement", levels)] if levels else []) + tables.groups(found) + measures
+
+
+def rank(
+    models: Sequence[Path | str], images: Path | str, *, seed: int = 0, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Checkpoints of one kind of network, without labels, best first: [{"model", "rank", "scores"}] (ranking.py)."""
+    from headwater import ranking
+
+    return ranking.rank(models, images, seed=seed, progress=progress)
 
 
 def adapt(run: Path | str, progress: Progress | None = None, command: str = "") -> dict[str, Any]:
@@ -246,7 +255,7 @@ def run(request: Request, progress: Progress | None = None, command: str = "") -
     settings = resolve(request, folder, store, progress)
     with sitting(folder, settings, command):
         _pretrain(folder, store, settings, progress)
-        observe(folder, progress)
+        observe(folder, progress=progress)
         if settings.adapt.counts:
             _adapt(folder, store, settings, progress)
     return report(folder)

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from headwater import api, runfolder
-from headwater.errors import InputError
+from headwater.errors import InputError, Unhealthy
 from headwater.interrupt import Interrupted
 from headwater.terminal import Quiet, Terminal
 
@@ -38,6 +38,7 @@ Json = Annotated[bool, arg(help="print the result as JSON, and nothing else")]
 Run = Annotated[Positional[Path], arg(metavar="RUN", help="run folder")]
 
 
+UNHEALTHY = ("collapsed", "random", "miswired")  # exit code 3
 MANY = 20  # lines of what was set aside that are printed
 
 
@@ -150,20 +151,33 @@ def pretrain(
         listener.say(f"\n{folder / 'state' / 'pretrain.safetensors'}")
 
 
-def observe(run: Run, /, json: Json = False) -> None:
-    """What a run's backbone learned: agreement, chance, its own start; components."""
+def observe(
+    model: Annotated[Positional[Path], arg(metavar="MODEL", help="run folder, .safetensors, .pt, .pth, or Hugging Face folder")],
+    images: Annotated[
+        Positional[Path | None], arg(metavar="IMAGES", help="folder, .npy, .npz or table of images (of a run: its own scans)")
+    ] = None,
+    /,
+    out: Annotated[
+        Path | None, arg(metavar="DIR", help="where to write (default: RUN/observations, or runs/observe-MODEL)")
+    ] = None,
+    rank: Annotated[
+        tuple[Path, ...], UseAppendAction, arg(metavar="OTHER", help="rank MODEL and these by what they gained, without a page")
+    ] = (),
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Any checkpoint: stable, random or collapsed, and why. Exit code 3 if collapsed, random or miswired."""
     listener = _listener(json)
-    found = api.observe(run, listener)
-    if json:
-        print(jsons.dumps(runfolder.plain(found), indent=1))
+    if rank:
+        if images is None:
+            raise InputError("Ranking needs images that all models look at: headwater observe MODEL IMAGES --rank OTHER.")
+        rows = api.rank((model, *rank), images, seed=seed, progress=listener)
+        print(jsons.dumps(runfolder.plain(rows), indent=1)) if json else listener.ranked(rows)
         return
-    for level in ("pooled", "dense"):
-        for name in ("final", "initial", "pixels"):
-            if name in found:
-                seen = found[name][level]
-                beside = f"agreement {seen['reliability']:.3f} (chance {seen['null95']:.3f})   directions {seen['rank']:.1f}"
-                listener.say(f"  {level:<7} {name:<8} {beside}")
-    listener.say(f"\n{found.get('verdict', {}).get('sentence') or found.get('why', '')}")
+    found = api.observe(model, images, out=out, seed=seed, progress=listener, command=_command())
+    print(jsons.dumps(runfolder.plain(found), indent=1)) if json else listener.observed(found, api.panel(found))
+    if found.get("verdict", {}).get("state") in UNHEALTHY:
+        sys.exit(3)
 
 
 def adapt(
@@ -269,6 +283,9 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as fault:
         print(fault, file=sys.stderr)
         sys.exit(2)
+    except Unhealthy as fault:
+        print(fault, file=sys.stderr)
+        sys.exit(3)
     except (Interrupted, KeyboardInterrupt) as wish:
         print(f"\n{str(wish) or 'Stopped'}. The same command goes on from there.", file=sys.stderr)
         sys.exit(130)

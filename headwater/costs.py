@@ -123,7 +123,8 @@ def _all_costs(
     free: float,
 ) -> Costs:
     """What else a run does, at the precision that pays."""
-    from headwater.observe import watch
+    from headwater.observe import look as looking
+    from headwater.observe.pairs import IMAGES, probe_views
 
     quickest = min(steps, key=lambda p: steps[p] * (1 if p == "fp32" else 1.1))  # bf16 has to pay for its rounding
     settings = replace(settings, precision=quickest)
@@ -131,9 +132,9 @@ def _all_costs(
     few = [store.image(i) for i in chosen[:16]]
     look = 0.0
     if len(few) >= 8 and settings.pretrain.watch:
-        probe = watch.probe_views(few, settings.views.crop, network.backbone.stride, seed=settings.seed)
-        look = _seconds(lambda: watch.measure(network.backbone, probe, precision=settings.precision), device, 1)
-        look *= min(watch.IMAGES, len(chosen)) / len(few)
+        probe = probe_views(few, settings.views.crop, network.backbone.stride, seed=settings.seed)
+        look = _seconds(lambda: looking.look(network, probe, precision=settings.precision), device, 1)
+        look *= min(IMAGES, len(chosen)) / len(few)
     advance(1)
     adapt, test = {}, 0.0
     if labelled:

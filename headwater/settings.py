@@ -55,6 +55,7 @@ class Pretrain:
     clip: float = 1.0  # gradient norm
     transport: float = 0.0  # weight of what the path through the network costs; backbone.family=continuous only
     watch: int = 20  # how often the watch looks, over the whole run
+    alarm: str = "warn"  # what a bad verdict of the watch does: warn, stop, back (to the last healthy state, at half the rate)
     save: int = 100  # steps between states
 
 
@@ -230,6 +231,7 @@ def check(settings: Settings) -> None:
         ("give 0 (none) to 0.95, such as 0.5", lambda v: 0 <= v <= 0.95, {"views.elastic": views.elastic}),
         ("give a whole number from 0", lambda v: v >= 0, {"views.locals": views.locals}),
         ("use one of reflect, zero, refuse", lambda v: v in ("reflect", "zero", "refuse"), {"views.padding": views.padding}),
+        ("use one of warn, stop, back", lambda v: v in ("warn", "stop", "back"), {"pretrain.alarm": pretrain.alarm}),
         ("use one of auto, fp32, bf16", lambda v: v in ("auto", "fp32", "bf16"), {"precision": settings.precision}),
     ]
     for remedy, fits, values in rules:

@@ -38,12 +38,18 @@ ARROWS = {  # room or module -> rooms and modules of ours it may import, beside 
     "report": set(),
     "train": {"device", "interrupt", "scans", "views", "backbones", "objectives", "observe"},
     "transfer": {"device", "interrupt", "scans", "views", "backbones", "train"},
-    "api": {"costs", "device", "plan", "provenance", "recipes", "request", "scans", "observe", "train", "transfer", "report"},
+    "integrations": {"observe"},
+    "opening": {"scans", "backbones"},
+    "subject": {"device", "opening", "scans", "observe", "train"},
+    "observation": {"opening", "provenance", "subject", "scans", "observe", "transfer", "report"},
+    "ranking": {"observe", "opening", "subject"},
+    "api": {"costs", "device", "plan", "provenance", "recipes", "request", "scans", "observe", "train", "transfer", "report"}
+    | {"observation", "ranking"},
     "cli": {"api", "device", "interrupt", "provenance", "scans", "terminal"},
     "__main__": {"cli"},
     "__init__": set(),
 }
-ALSO = {"observe.watch": {"views"}}  # the one that knows a loop
+ALSO = {"observe.pairs": {"views"}}  # what a watch looks through
 NARROW = {  # rooms that may not even have all leaves
     "report": {"runfolder", "errors"},
     "observe": {"streams", "settings", "runfolder", "errors"},
@@ -235,6 +241,7 @@ def test_no_bare_except():
             if isinstance(node, ast.ExceptHandler):
                 broad = node.type is None or ast.unparse(node.type) in ("BaseException", "Exception")
                 broad &= name_of(path) != "scans.readers"  # decoding libraries raise whatever they like
+                broad &= name_of(path) != "observe.watch"  # nothing in it may end somebody's training
                 wrong += [f"{name_of(path)}:{node.lineno}"] if broad else []
     listed(wrong)
 
@@ -262,7 +269,9 @@ def test_no_environment_variable_and_no_generator_of_the_process():
     wrong = []
     for path in MODULES:
         for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            wrong += [f"{name_of(path)}:{i}: {line.strip()}"] if any(re.search(pattern, line) for pattern in patterns) else []
+            found = any(re.search(pattern, line) for pattern in patterns)
+            found &= (name_of(path), line.strip()) != ("observe.probe", "import random")  # to give it back as it was
+            wrong += [f"{name_of(path)}:{i}: {line.strip()}"] if found else []
     listed(wrong)
 
 

@@ -1,5 +1,6 @@
 """The commands: what a person types, and what they are told when it does not fit."""
 
+import contextlib
 import json
 import os
 import re
@@ -298,13 +299,15 @@ def test_json_is_all_that_is_printed(whole, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["verdicts"] == runfolder.read_json(whole / "verdicts.json")["sentences"] and Path(found["report"]).exists()
     for command, key in (("observe", "verdict"), ("adapt", "table"), ("report", "verdicts")):
-        main([command, str(whole), "--json"])
+        with contextlib.suppress(SystemExit):  # 20 steps teach nothing: observe may end with 3
+            main([command, str(whole), "--json"])
         assert key in json.loads(capsys.readouterr().out), command
 
 
 def test_stages_for_people(whole, capsys):
-    for command, word in (("observe", "chance"), ("adapt", "minus scratch"), ("report", "What this means")):
-        main([command, str(whole)])
+    for command, word in (("observe", "the null is"), ("adapt", "minus scratch"), ("report", "What this means")):
+        with contextlib.suppress(SystemExit):
+            main([command, str(whole)])
         assert word in capsys.readouterr().out, command
 
 

@@ -22,6 +22,11 @@ class Network(nn.Module):
         self.cost = getattr(features, "cost", None)
         return features
 
+    def embed(self, pooled: Float[Tensor, "B D"]) -> Float[Tensor, "B E"] | None:
+        """What the head that the loss reads makes of image-level features; None where the objective has no such head."""
+        head = next((self.heads[name] for name in ("projector", "expander", "prototypes") if name in self.heads), None)
+        return None if head is None else head(pooled)
+
 
 @runtime_checkable
 class Views(Protocol):

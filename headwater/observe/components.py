@@ -1,7 +1,8 @@
 """The directions in which tokens vary most, and tokens as colours."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -49,6 +50,28 @@ def fit(tokens: Float[Tensor, "n D"], k: int = 3) -> Components:
     spots = (rows - mean) @ axes.T  # (n, k)
     ends = [torch.stack([s.kthvalue(max(1, min(len(s), round(q * len(s))))).values for s in spots.T]) for q in (0.01, 0.99)]
     return Components(*(part.float() for part in (mean, axes, explained, *ends)))
+
+
+def aligned(found: Components, reference: Components, agreement: Float[Tensor, "k r"] | None = None) -> Components:
+    """The same components in the order and with the signs that come nearest to a reference: colours stay from epoch to epoch.
+
+    Procrustes among reorderings and changes of sign, not among all rotations: the axes remain principal, and what they explain
+    remains true. Components that the reference does not have keep their order after the others.
+
+    Args: agreement: of each component with each of the reference; default: the cosine of their axes, which needs tokens of one
+          width. Between networks take the correlation of the coordinates of the same tokens.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    table = found.axes @ reference.axes.T if agreement is None else agreement.detach().cpu().float()
+    mine, theirs = linear_sum_assignment(-table.abs().nan_to_num().numpy())
+    order = torch.from_numpy(mine[theirs.argsort()])
+    rest = torch.tensor([i for i in range(len(found.axes)) if i not in set(mine.tolist())], dtype=torch.long)
+    chosen = table[order, torch.from_numpy(np.sort(theirs))]
+    sign = torch.cat([torch.where(chosen < 0, -1.0, 1.0), torch.ones(len(rest))])
+    order = torch.cat([order, rest])
+    ends = torch.stack([found.low[order] * sign, found.high[order] * sign]).sort(0).values
+    return replace(found, axes=found.axes[order] * sign[:, None], explained=found.explained[order], low=ends[0], high=ends[1])
 
 
 def coordinates(components: Components, tokens: Float[Tensor, "*any D"]) -> Float[Tensor, "*any k"]:

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from headwater.errors import InputError
 from headwater.flow.exact import common_angle, time_to_reach
-from headwater.observe.why import similarity
+from headwater.observe.why import gap, similarity
 from headwater.streams import numpy_stream
 
 NEAR = 0.9  # mean cosine of tokens above which the prediction is said to stand
@@ -81,14 +81,6 @@ class NullCurve:
     reach: float
     how: str = "closed form of the common angle; every layer lasts |step across the token| / |field across the token|"
     why: str = ""
-
-
-def gap(tokens: Float[Tensor, "B N D"]) -> float:
-    """1 - mean cosine over pairs of tokens, then images, without cancellation near 0. Raises ValueError for a single token."""
-    if tokens.shape[1] < 2:
-        raise ValueError("Similarity of tokens needs at least two of them.")
-    unit = torch.nn.functional.normalize(tokens.double(), dim=-1, eps=0)
-    return float((unit - unit.mean(1, keepdim=True)).square().sum((1, 2)).mean() / (tokens.shape[1] - 1))
 
 
 def predict(

@@ -1,10 +1,14 @@
 """A measured number with what chance gives, so that it never comes alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from headwater.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,11 @@ class Number:
     why: str = ""
     low: float = math.nan
     high: float = math.nan
+
+    def plain(self) -> dict[str, float | str | None]:
+        """As JSON holds it: None for nan, no interval where there is none, no words where there are none."""
+        found = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in vars(self).items()}
+        return {name: v for name, v in found.items() if v not in (None, "") or name in ("value", "null")}
 
 
 def absent(why: str, how: str = "not sought") -> Number:
@@ -35,3 +44,11 @@ def broken(rows: Tensor, name: str = "images") -> str:
 def flat(scatter: float, square: float, dtype: torch.dtype) -> bool:
     """Whether a variance is no more than the rounding of numbers of this mean square and type."""
     return scatter <= (4 * torch.finfo(dtype).eps) ** 2 * square
+
+
+def attempt(make: Callable[[], Any]) -> Any:
+    """What is made; where it cannot be, an absent number that says why."""
+    try:
+        return make()
+    except (InputError, ValueError, RuntimeError, ArithmeticError) as error:
+        return absent(str(error).split("\n")[0])

@@ -15,6 +15,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from headwater.errors import InputError
+from headwater.observe.reading import laid
 from headwater.observe.trace import trace
 from headwater.streams import torch_stream
 
@@ -130,6 +131,43 @@ def of_ids(model: nn.Module, blocks: Sequence[str] | None = None) -> tuple[Run, 
         return trace(model, batch, blocks=blocks, attend=0).tokens
 
     return run, KINDS if free else ("content",)
+
+
+def order_of(
+    model: nn.Module,
+    batch: Tensor,
+    *,
+    patch: Sequence[int] | int | None = None,
+    fixed: Sequence[int] = (),
+    blocks: Sequence[str] | None = None,
+    draws: int = 4,
+    seed: int = 0,
+) -> Order:
+    """`order` of any model of images (B, C, *S) or of ids (B, N), found out by the batch.
+
+    Images are cut in patches, whose places are then exchanged. patch: how large; default: as large as a token, told by the
+    model's own `stride` or by the number of its tokens. fixed: places that stay, (0, -1) for the marks around a sentence.
+    Raises: InputError where the patch cannot be told.
+    """
+    if not batch.is_floating_point():
+        run, kinds = of_ids(model, blocks)
+        return order(run, batch, kinds=kinds, fixed=fixed, draws=draws, seed=seed)
+    size = patch_of(model, batch, blocks) if patch is None else (patch,) * (batch.ndim - 2) if isinstance(patch, int) else patch
+    content, grid = patches(batch, size)
+    return order(of_patches(model, grid, size, blocks=blocks), content, kinds=("content",), fixed=fixed, draws=draws, seed=seed)
+
+
+def patch_of(model: nn.Module, images: Float[Tensor, "B C *S"], blocks: Sequence[str] | None = None) -> tuple[int, ...]:
+    """Voxels per token and axis: what the model's `stride` says, else by counting the tokens of the longest stretch."""
+    told = getattr(model, "stride", None)
+    if isinstance(told, Sequence) and len(told) == images.ndim - 2:
+        return tuple(int(n) for n in told)
+    count = trace(model, images[:1], blocks=blocks, attend=0).tokens.shape[2]
+    size = tuple(images.shape[2:])
+    grid = laid(count, size)[1]
+    if len(grid) != len(size) or any(n % g for n, g in zip(size, grid, strict=True)):
+        raise InputError(f"{count} tokens do not tile images of {size}: say patch=, the voxels of a token along each axis")
+    return tuple(n // g for n, g in zip(size, grid, strict=True))
 
 
 def of_patches(model: nn.Module, grid: Sequence[int], patch: Sequence[int], **options: object) -> Run:

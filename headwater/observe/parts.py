@@ -1,8 +1,8 @@
 """A residual layer as named parts whose updates sum to what the layer adds: heads, feed-forward, norms, biases.
 
-A step maps tokens to named updates. Steps of one stage move the tokens along one straight line together; a norm on the stream
-itself (post-norm, nGPT) is a stage of its own. Whatever follows the heads linearly once its own statistics are known (output
-map, second norm, step size per channel) is worked into each head's update, so the updates of heads sum exactly.
+A step maps tokens to named updates; the next step reads the tokens with these added. A norm on the stream itself (post-norm,
+nGPT) is a step of its own. Whatever follows the heads linearly once its own statistics are known (output map, second norm, step
+size per channel) is worked into each head's update, so the updates of heads sum exactly.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from headwater.errors import InputError
 
-Step = Callable[[Tensor], dict[str, Tensor]]
+Updates = dict[str, Tensor]
+Step = Callable[[Tensor], Updates]
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,22 @@ class Head:
 
 @dataclass(frozen=True)
 class Layer:
-    """stages of steps, run one after the other; heads: the linear path of those parts that are heads, by the part's name."""
+    """steps, run one after the other; heads: the linear path of those parts that are heads, by the part's name."""
 
-    stages: tuple[tuple[Step, ...], ...]
+    steps: tuple[Step, ...]
     heads: Mapping[str, Head] = field(default_factory=dict)
 
 
 def layer_of(parts: Mapping[str, Callable[[Tensor], Tensor]], heads: Mapping[str, Head] | None = None) -> Layer:
-    """A layer of one straight stage from callables that all read the layer's input: x -> x + sum of part(x)."""
-    return Layer(((lambda x: {name: part(x) for name, part in parts.items()},),), heads or {})
+    """A layer of one step from callables that all read the layer's input: x -> x + sum of part(x)."""
+    return Layer((lambda x: {name: part(x) for name, part in parts.items()},), heads or {})
 
 
 def run(layer: Layer, tokens: Float[Tensor, "B N D"], without: Collection[str] = ()) -> Float[Tensor, "B N D"]:
     """Tokens after the layer; parts named in `without` add nothing, and what comes after them reads the stream without them."""
-    for stage in layer.stages:
-        for step in stage:
-            for name, update in step(tokens).items():
-                tokens = tokens if name in without else tokens + update
+    for step in layer.steps:
+        for name, update in step(tokens).items():
+            tokens = tokens if name in without else tokens + update
     return tokens
 
 
@@ -94,19 +94,21 @@ def block_layer(block: nn.Module, *places: Tensor | None) -> Layer:
     before = block.norm_mix if place in ("pre", "peri") else norm
     second, _ = _after(lambda x: {"mlp": block.mix(x if before is None else before(x))}, {}, block, "mix")
     if place in ("pre", "peri"):
-        return Layer(((first, second),), heads)
+        return Layer((first, second), heads)
     if place == "ngpt":
-        return Layer(((first,), (_norm(_unit),), (second,), (_norm(_unit),)), heads)
-    return Layer(((first,), (_norm(block.norm_attention),), (second,), (_norm(block.norm_mix),)), heads)
+        return Layer((first, norm_step(_unit), second, norm_step(_unit)), heads)
+    return Layer((first, norm_step(block.norm_attention), second, norm_step(block.norm_mix)), heads)
 
 
 def encoder_layer(layer: nn.TransformerEncoderLayer, mask: Tensor | None = None) -> Layer:
-    """Parts of torch's own encoder layer (batch first, in evaluation), before or after its norms."""
+    """Parts of torch's own encoder layer in evaluation; for tokens (B, N, D) whatever its batch_first."""
     own = layer.self_attn
     if layer.training:
         raise InputError("the layer drops channels at random while it trains: call eval() first")
-    if own.in_proj_weight is None or own.bias_k is not None or not own.batch_first:
-        raise InputError("only batch-first encoder layers with one width for queries, keys and values can be taken apart")
+    if own.in_proj_weight is None or own.bias_k is not None:
+        raise InputError(
+            "only encoder layers with one width for queries, keys and values, and no bias for keys, can be taken apart"
+        )
     inward = (None, None, None) if own.in_proj_bias is None else own.in_proj_bias.chunk(3)
     step, heads = attention_layer(
         (*own.in_proj_weight.chunk(3), own.out_proj.weight),
@@ -121,8 +123,8 @@ def encoder_layer(layer: nn.TransformerEncoderLayer, mask: Tensor | None = None)
         return {"mlp": layer.linear2(layer.activation(layer.linear1(x)))}
 
     if layer.norm_first:
-        return Layer(((step, mlp),), heads)
-    return Layer(((step,), (_norm(layer.norm1),), (mlp,), (_norm(layer.norm2),)), heads)
+        return Layer((step, mlp), heads)
+    return Layer((step, norm_step(layer.norm1), mlp, norm_step(layer.norm2)), heads)
 
 
 def residual_layer(
@@ -160,8 +162,8 @@ def residual_layer(
         return {"mlp": two(mlp(x if before[1] is None else before[1](x)))}
 
     if first:
-        return Layer(((attended, mixed),), paths)
-    return Layer(((attended,), (_norm(norms[0]),), (mixed,), (_norm(norms[1]),)), paths)
+        return Layer((attended, mixed), paths)
+    return Layer((attended, norm_step(norms[0]), mixed, norm_step(norms[1])), paths)
 
 
 def _heads(
@@ -169,7 +171,7 @@ def _heads(
 ) -> tuple[Step, dict[str, Head]]:
     """Step and paths from what all heads say (B, N, H E) before the output map; a head's value bias counts with the head."""
     wide = [o.T for o in output.chunk(heads, 1)]  # each E, D
-    paths = {f"head {h}": Head(_read(norm, v.T), o) for h, (v, o) in enumerate(zip(value.chunk(heads), wide, strict=True))}
+    paths = {f"head {h}": Head(read_through(norm, v.T), o) for h, (v, o) in enumerate(zip(value.chunk(heads), wide, strict=True))}
 
     def step(x: Tensor) -> dict[str, Tensor]:
         found = {f"head {h}": y @ o for h, (y, o) in enumerate(zip(said(x).chunk(heads, -1), wide, strict=True))}
@@ -178,7 +180,7 @@ def _heads(
     return step, paths
 
 
-def _read(norm: object, value: Tensor) -> Tensor:
+def read_through(norm: object, value: Tensor) -> Tensor:
     """W_V (D, E) with the gain of the norm in front, and its centring."""
     if not isinstance(norm, nn.Module):
         return value
@@ -231,7 +233,8 @@ def _unit(x: Tensor) -> Tensor:
     return x * _factor(x, mean=False)
 
 
-def _norm(norm: Callable[[Tensor], Tensor]) -> Step:
+def norm_step(norm: Callable[[Tensor], Tensor]) -> Step:
+    """A norm on the stream itself, as the update it makes."""
     return lambda x: {"norm": norm(x) - x}
 
 

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.observe import components
+from headwater.observe.look import measure
+from headwater.observe.pairs import Pixels, Probe
 from headwater.observe.verdict import TRAINED, verdict
-from headwater.observe.watch import Pixels, Probe, measure
 
 REFERENCE = 16  # scans whose tokens define the colours
 MOST = 4096  # tokens of each of them
@@ -24,7 +25,7 @@ def compare(
         name: measure(network, probe, precision=precision)
         for name, network in (("final", trained), ("initial", initial), ("pixels", Pixels(probe.stride)))
     }
-    judged = verdict(found["initial"], history, found["final"], TRAINED.get(objective, ("pooled", "dense")))
+    judged = verdict([found["initial"], *history, found["final"]], TRAINED.get(objective, ("pooled", "dense")))
     sentence = judged.sentence
     plain, dense = (found[name]["dense"]["reliability"] for name in ("pixels", "final"))
     if plain > dense:

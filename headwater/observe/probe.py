@@ -1,5 +1,6 @@
 """Runs a model on a probe batch without leaving a trace in it: any wrapper, any form of batch and output."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from sys import modules as loaded
@@ -85,8 +86,8 @@ def run(model: nn.Module, batch: Any) -> Any:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Within it the model is in eval mode, without gradients and compilation; after it, everything is as it was.
 
-    Given back: every module's train flag, every buffer (values and identity), torch's random states (CPU and the model's devices)
-    and numpy's.
+    Given back: every module's train flag, every buffer (values and identity), torch's random states (CPU and the model's
+    devices), numpy's and Python's.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -95,7 +96,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for name, value in module._buffers.items()
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    numpys = np.random.get_state()
+    numpys, pythons = np.random.get_state(), random.getstate()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[device.index for device in devices]))
         stack.enter_context(torch.no_grad())
@@ -114,6 +115,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     with torch.no_grad():
                         value.copy_(before)
             np.random.set_state(numpys)
+            random.setstate(pythons)
 
 
 def kept(x: Tensor) -> Tensor:

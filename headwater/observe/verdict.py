@@ -5,13 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Start values, not yet calibrated on healthy runs of every objective.
-POINT = 1e-4  # spread below which all images have the same features
-SHRUNK = 0.01  # of the spread before training; broken objectives end below that, healthy ones above 0.4 (objectives' tests)
-FALLEN_RANK = 0.3  # of its own peak; never an alarm by itself, rank also falls in healthy training
-FALLEN_RELIABILITY = 0.5  # of its own peak
-ERRORS = 2.0  # standard errors between two reliabilities before one is called higher
-CEILING = 0.8  # reliability before training that leaves no room to tell learning from none
+from headwater.observe.causes import CAUSES
+from headwater.observe.levels import History, Judged, directions, judge, level, number
+from headwater.observe.symptoms import found as causes_of
+
 FEW = 3  # directions worth a remark
 DENSE, BOTH = ("dense",), ("pooled", "dense")
 TRAINED = {  # the levels an objective asks to agree, or to hold what tells places apart
@@ -19,167 +16,142 @@ TRAINED = {  # the levels an objective asks to agree, or to hold what tells plac
     **dict.fromkeys(("cva", "byol", "vicreg", "lejepa", "dino", "distil"), BOTH),
     "simclr": ("pooled",),
 }
-
-ADVICE = {
-    "collapsed": "Usually: learning rate too high after warm-up, or gradients that reach the teacher. "
-    "Next: start again with half the learning rate (--set pretrain.learning_rate=...){resume}.",
-    "random": "Usually: training has not started to work, or the two views share too little. "
-    "Next: check that the loss fell, then train longer or raise the overlap of the views.",
-    "weak": "Usually: too few steps, or an objective that does not ask for this agreement. "
-    "Next: train longer, and let a few labels decide whether the features help.",
-    "unknown": "Next: look for NaN or Inf in the loss and in the scans, and let a few labels decide whether the features help.",
-}
+ALARMS = ("collapsed", "miswired", "random")
+UNSEEN = "no two views of these inputs can be made, so nothing is known of agreement; layers, heads and weights show no fault"
 OPENING = {
     "healthy": "Features are stable and not random",
-    "collapsed": "Features have collapsed",
     "random": "Features do not agree beyond chance",
     "weak": "Features are not random, but not clearly more stable than before training",
     "unknown": "It cannot be said whether the features are healthy",
+}
+ADVICE = {  # where no cause is known: what is usual, what to do next
+    "healthy": ("", ""),
+    "random": (
+        "training has not started to work, or the two views share too little",
+        "check that the loss fell, then train longer or raise the overlap of the views",
+    ),
+    "weak": (
+        "too few steps, or an objective that does not ask for this agreement",
+        "train longer, and let a few labels decide whether the features help",
+    ),
+    "unknown": ("", "look for NaN or Inf in the loss and in the scans, and let a few labels decide whether the features help"),
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """state: healthy, collapsed, random, weak or unknown; sentence: the state in plain words with its numbers, the usual cause
-    and the next action where there is one; numbers: what it rests on, by level."""
+    """state: healthy, weak, random, collapsed, miswired or unknown. cause: a key of `causes.CAUSES`, empty if none is known.
+    sentence: the state in plain words with its numbers, the usual cause and the next action where there is one. remedy: that
+    action alone. numbers: what it rests on: by level, and "causes", all that hold, the first being the one named."""
 
     state: str
+    cause: str
     sentence: str
-    numbers: dict[str, dict[str, float | int | str]]
+    remedy: str
+    numbers: dict[str, Any]
 
 
-def verdict(
-    initial: Mapping[str, Any] | None,
-    history: Sequence[Mapping[str, Any]],
-    final: Mapping[str, Any] | None,
-    level: str | Sequence[str] = "dense",
-) -> Verdict:
-    """Judges features by the level(s) their objective trains (`TRAINED`); never raises.
+def verdict(looks: Sequence[Any], levels: Sequence[str] = BOTH) -> Verdict:
+    """Judges a model by its looks; never raises.
 
-    collapsed: spread below 1e-4 without agreement beyond chance; or below 0.01 of what it was before training, without more
-    agreement in as many directions as then; or, against its own best since training began, rank below 0.3 and reliability
-    below 0.5 and lower by more than two standard errors. A rank alone is never an alarm.
-    random: reliability within chance, or no direction beyond chance. weak: not above its own initialisation by two errors.
-    unknown: a number is missing or nan, or the untrained network agrees above 0.8 already and more than now: these views are
-    too easy for it, and nothing follows. Of several levels: collapsed if one is; else the best of them, the others named.
+    What alarms is in `levels.judge` (agreement of the trained levels, and of the head's output if it is there) and in
+    `symptoms` (everything else); of several causes the first in `causes.CAUSES` is named, and the others are listed. Without
+    a cause, the best of the trained levels decides: healthy, weak (not above its own start) or random (within chance).
 
-    Args: initial, final: what `watch.measure` returned before training and now; history: in between, each with "step";
-          numbers may be None or nan, as read from events.jsonl; level: "pooled", "dense" or both.
+    Args: looks: `Look.plain()`s, or their JSON read back, the first before training, the last now; only "pooled" and "dense"
+          are needed. A single look is judged by what needs no start. levels: what the objective trains (`TRAINED`).
     """
-    levels = (level,) if isinstance(level, str) else tuple(level)
-    judged = {name: _judge(name, initial, history, final) for name in levels}
-    states = [state for state, _, _ in judged.values()]
-    overall = next((s for s in ("collapsed", "healthy", "weak", "random") if s in states), "unknown")
-    deciding = sorted(levels, key=lambda name: judged[name][0] != overall)
-    sentence = f"{OPENING[overall]}: {'; '.join(judged[name][1] for name in deciding)}."
-    sentence += "".join(_aside(name, judged[name][0], overall) for name in deciding)
-    if overall == "healthy":
-        sentence += "".join(_few(name, judged[name][2]) for name in deciding)
-    else:
-        best = next((judged[name][2].get("best_step") for name in deciding if judged[name][0] == "collapsed"), None)
-        resume = f"; it was last at its best at step {best:,}" if best else ""
-        sentence += " " + ADVICE[overall].format(resume=resume)
-    return Verdict(overall, sentence, {name: {"state": state, **numbers} for name, (state, _, numbers) in judged.items()})
+    levels = (levels,) if isinstance(levels, str) else tuple(levels)
+    history = History(tuple(looks))
+    judged, causes, state = _judged(history, levels)
+    cause = next(iter(causes), "")
+    deciding = sorted(levels, key=lambda name: judged[name].state != state)
+    said = causes.get(cause) or "; ".join(judged[name].said for name in deciding)
+    sentence = f"{CAUSES[cause].opening if cause else OPENING[state]}: {said}."
+    usual, remedy = (CAUSES[cause].usual, CAUSES[cause].next) if cause else ADVICE[state]
+    if not cause and history.now.get("panel") and not any(level(history.now, name) for name in levels):
+        sentence, usual, remedy = f"{OPENING[state]}: {UNSEEN}.", "", ""
+    if state in ("healthy", "weak", "random") and not cause:
+        sentence += "".join(_aside(name, judged[name].state, state) for name in deciding)
+    if state == "healthy":
+        sentence += "".join(_few(name, judged[name]) for name in deciding)
+    if len(causes) > 1:
+        sentence += f" Also: {'; '.join(_short(name) for name in list(causes)[1:])}."
+    sentence += (f" Usually: {usual}." if usual else "") + (f" Next: {remedy}." if remedy else "")
+    if state in ALARMS:
+        last, was = _last_sound(looks, levels)
+        what = "Last healthy state" if was == "healthy" else "Last look without an alarm"
+        sentence += f" {what}: step {last:,}." if last is not None else ""
+    numbers = {name: {"state": found.state, **found.numbers} for name, found in judged.items()}
+    return Verdict(state, cause, sentence, remedy, {**numbers, "causes": list(causes)})
+
+
+def healthy_until(looks: Sequence[Any], levels: Sequence[str] = BOTH) -> int | None:
+    """The step of the last look at which the run was healthy, to roll back to; if it never was, of the last without an alarm.
+
+    None if every look since training began alarms. Stricter than `verdict`: one bad look is enough to pass it over, so that the
+    state gone back to is from before the fall.
+    """
+    return _last_sound(looks, levels)[0]
+
+
+def _last_sound(looks: Sequence[Any], levels: Sequence[str]) -> tuple[int | None, str]:
+    """Step and state."""
+    levels, found = (levels,) if isinstance(levels, str) else tuple(levels), (None, "")
+    for count in range(len(looks), 1, -1):
+        history = History(tuple(looks[:count]), confirm=1)
+        step, state = number(history.now.get("step")), _judged(history, levels)[2]
+        if not math.isfinite(step) or step <= 0 or state in ALARMS:
+            continue
+        if state == "healthy":
+            return int(step), state
+        found = found if found[0] is not None else (int(step), state)
+    return found
+
+
+def _judged(history: History, levels: Sequence[str]) -> tuple[dict[str, Judged], dict[str, str], str]:
+    """The levels, the causes that hold and the state."""
+    judged = {name: judge(name, history) for name in dict.fromkeys((*levels, "output"))}
+    if "output" not in levels and judged["output"].state != "collapsed":
+        del judged["output"]
+    causes = causes_of(history, judged)
+    states = {judged[name].state for name in levels if math.isfinite(judged[name].numbers["reliability"])}
+    state = next((s for s in ("healthy", "weak", "unknown", "random") if s in states), "unknown")
+    return judged, causes, CAUSES[next(iter(causes))].state if causes else state
 
 
 def line(judgement: Verdict) -> str:
     """The verdict in one line of a terminal: agreement beside chance and initialisation, directions, state."""
-    numbers = judgement.numbers.get("dense") or next(iter(judgement.numbers.values()), {})
-    values = [_number(numbers.get(key)) for key in ("reliability", "null95", "before", "rank")]
+    levels = [found for found in judgement.numbers.values() if isinstance(found, Mapping)]
+    numbers = judgement.numbers.get("dense") or next(iter(levels), {})
+    state = f"{judgement.state} ({judgement.cause})" if judgement.cause else judgement.state
+    values = [number(numbers.get(key)) for key in ("reliability", "null95", "before", "rank")]
     if not all(math.isfinite(v) for v in values):
-        return judgement.state
+        return state
     now, chance, before, rank = values
-    beside = f"(chance {chance:.2f}, before training {before:.2f})"
-    return f"agreement between views {now:.2f} {beside}   directions {rank:.0f}   {judgement.state}"
+    return (
+        f"agreement between views {now:.2f} (chance {chance:.2f}, before training {before:.2f})   directions {rank:.0f}   {state}"
+    )
 
 
-def _judge(
-    name: str, initial: Mapping[str, Any] | None, history: Sequence[Mapping[str, Any]], final: Mapping[str, Any] | None
-) -> tuple[str, str, dict[str, Any]]:
-    """State of one level, what to say of it, and the numbers behind."""
-    before, now = _level(initial, name), _level(final, name)
-    rho, chance, rank, spread, error = (_number(now.get(k)) for k in ("reliability", "null95", "rank", "spread", "error"))
-    rho0, error0, spread0 = (_number(before.get(k)) for k in ("reliability", "error", "spread"))
-    kept = {"reliability": rho, "null95": chance, "rank": rank, "spread": spread, "error": error, "d": _number(now.get("d"))}
-    numbers = {**kept, "before": rho0, "rank_before": _number(before.get("rank"))}
-    if spread < POINT and not rho > chance:
-        return "collapsed", f"every image gets the same {name} features (spread {spread:.0e})", numbers
-    missing = [k for k, v in (("reliability", rho), ("null95", chance), ("rank", rank)) if not math.isfinite(v)]
-    if missing or not math.isfinite(rho0):
-        why = now.get("why") or before.get("why") or ("it was not measured" if missing else "it was not measured before training")
-        return "unknown", f"{name} agreement is not known, because {why}", numbers
-    said = f"{name} agreement {rho:.2f} (chance {chance:.2f}, before training {rho0:.2f}), {_directions(rank)}"
-    best = _best(name, history)
-    noise = ERRORS * math.hypot(_or_zero(error), best["error"])
-    better = rho - rho0 > ERRORS * math.hypot(_or_zero(error), _or_zero(error0))
-    if spread < SHRUNK * spread0 and not (better and rank >= numbers["rank_before"]):
-        return "collapsed", f"{said}; images differ {spread0 / spread:,.0f} times less than before training", numbers
-    recent = _smooth([*history, final or {}], name)
-    fell = recent["reliability"] < min(FALLEN_RELIABILITY * best["reliability"], best["reliability"] - noise)
-    if fell and recent["rank"] < FALLEN_RANK * best["rank"]:
-        numbers |= {"best_step": int(best["step"]), "best": best["reliability"]}
-        then = f"at step {best['step']:,.0f} it was {best['reliability']:.2f} in {_directions(best['rank'])}"
-        return "collapsed", f"{said}; {then}", numbers
-    if rho <= chance or rank < 1:
-        return "random", said, numbers
-    if better:
-        return "healthy", said, numbers
-    if rho0 > CEILING:
-        return "unknown", f"{said}; the untrained network agrees as well, so these views are too easy to tell", numbers
-    return "weak", said, numbers
-
-
-def _best(name: str, history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Highest reliability of this level since training began, and the step and rank it came with; zeros without any look."""
-    kept, best = ("reliability", "error", "rank"), {"step": 0.0, "reliability": 0.0, "error": 0.0, "rank": 0.0}
-    for look in history:
-        if look.get("step") == 0:
-            continue  # untrained
-        found = {key: _number(_level(look, name).get(key)) for key in kept}
-        if found["reliability"] > best["reliability"]:
-            best = {"step": _or_zero(_number(look.get("step"))), **{key: _or_zero(value) for key, value in found.items()}}
-    return best
-
-
-def _smooth(looks: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
-    """Median of the last three looks: one bad look is no alarm."""
-    last = [_level(look, name) for look in looks[-3:]]
-    return {k: _median([v for v in (_number(look.get(k)) for look in last) if math.isfinite(v)]) for k in ("reliability", "rank")}
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2] if values else math.nan
+def _short(cause: str) -> str:
+    opening = CAUSES[cause].opening
+    return opening[0].lower() + opening[1:].partition(":")[0]
 
 
 def _aside(name: str, state: str, overall: str) -> str:
     """What to add on a level that is worse than the verdict."""
-    if state == overall or state == "unknown" or overall == "collapsed":
+    if state == overall or state in ("unknown", "collapsed"):
         return ""
     other = "token features" if name == "pooled" else "image-level features"
     less = {"weak": "is not clearly above its own start", "random": "is within chance"}[state]
     return f" The {name} agreement {less}: rely on {other}."
 
 
-def _few(name: str, numbers: Mapping[str, Any]) -> str:
+def _few(name: str, judged: Judged) -> str:
     """A remark on few directions, where more were possible; rank alone is never an alarm."""
-    rank, before = _number(numbers.get("rank")), _number(numbers.get("rank_before"))
-    if not rank < FEW or _number(numbers.get("d")) < 10 * FEW:
+    rank, before = number(judged.numbers.get("rank")), number(judged.numbers.get("rank_before"))
+    if not rank < FEW or number(judged.numbers.get("d")) < 10 * FEW:
         return ""
-    few = f" Few directions carry the {name} agreement ({rank:.0f}; {before:.0f} before training)"
+    few = f" Few directions carry the {name} agreement ({directions(rank)}; {before:.0f} before training)"
     return f"{few}: no alarm by itself, but look at the components."
-
-
-def _directions(rank: float) -> str:
-    return f"{rank:.0f} direction" + ("" if round(rank) == 1 else "s")
-
-
-def _level(look: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
-    return (look or {}).get(name) or {}
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def _or_zero(value: float) -> float:
-    return value if math.isfinite(value) else 0.0

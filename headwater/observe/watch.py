@@ -1,196 +1,264 @@
-"""A fixed set of hard view pairs, and the looks at a training backbone through them."""
+"""The watch: looks at a model now and then while it trains, says what it saw, and acts if it is told to."""
 
-import math
-import statistics
+import json
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from headwater import runfolder
-from headwater.errors import InputError
-from headwater.observe.features import FEWEST, agreement
-from headwater.observe.tokens import dense_agreement, places
-from headwater.observe.verdict import TRAINED, line, verdict
-from headwater.settings import Settings
+from headwater.errors import InputError, Unhealthy
+from headwater.observe.features import FEWEST
+from headwater.observe.look import FEW, look, reason
+from headwater.observe.pairs import IMAGES, Probe, of_images
+from headwater.observe.probe import first_images, placed, plain, undisturbed
+from headwater.observe.reading import reader, strides
+from headwater.observe.verdict import ALARMS, Verdict, verdict
 from headwater.streams import numpy_stream
-from headwater.views.intensity import IntensityParameters, apply_intensity
 
-IMAGES = 96  # of a run's watch: two or three seconds a look on two cores
-SHIFT = 8  # voxels between the dense views, rounded up to whole tokens: the dial of difficulty
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Three fixed views of each of n images, each with its own change of intensity.
-
-    views: (3, n, C, *S) float16: a crop; the same shifted by `shift` voxels, for the dense pair; and by `apart` voxels, for
-    the pooled pair. shift: voxels per axis, whole tokens: token g of the shifted view lies where token g + shift / stride of
-    the first does. apart: voxels per axis, half a crop where the scans are long enough (then an eighth of the volume is shared).
-    """
-
-    views: Float[Tensor, "3 n C *S"]
-    shift: tuple[int, ...]
-    apart: tuple[int, ...]
-    stride: tuple[int, ...]
-    seed: int
-
-
-def probe_views(
-    arrays: Sequence[np.ndarray], crop: Sequence[int], stride: Sequence[int], *, seed: int, shift: int = SHIFT
-) -> Probe:
-    """The fixed hard views of these images: centred, a long way apart, with other contrast, brightness and noise in each.
-
-    Images shorter than crop + shift are continued by reflection. On an axis where the wanted shift would leave less than half
-    of the tokens in common, it is the largest number of whole tokens that does not.
-
-    Args:    arrays: (C, *S_i), z-scored; crop, stride (voxels per token): per axis; shift: wanted voxels between dense views.
-    Raises:  InputError for fewer than 8 images.
-    """
-    if len(arrays) < FEWEST:
-        raise InputError(f"Agreement between views needs at least {FEWEST} scans, there are {len(arrays)}. Add scans to watch.")
-    lengths = [statistics.median(a.shape[1 + k] for a in arrays) for k in range(len(crop))]
-    shifts = tuple(s * min(math.ceil(shift / s), math.ceil(c / s) // 2) for c, s in zip(crop, stride, strict=True))
-    apart = tuple(int(min(max(n - c, c // 4), c // 2)) for n, c in zip(lengths, crop, strict=True))
-    parent = [c + max(s, a) for c, s, a in zip(crop, shifts, apart, strict=True)]
-    views = torch.empty((3, len(arrays), arrays[0].shape[0], *crop), dtype=torch.float16)
-    looks = [changes(numpy_stream(seed, "probe", view), len(arrays)) for view in range(3)]
-    for i, array in enumerate(arrays):
-        patch = middle(array, parent)
-        for view, start in enumerate(((0,) * len(crop), shifts, apart)):
-            part = patch[(slice(None), *(slice(b, b + c) for b, c in zip(start, crop, strict=True)))]
-            one = replace(looks[view], **{k: values[i : i + 1] for k, values in vars(looks[view]).items()})
-            views[view, i] = apply_intensity(torch.from_numpy(part.copy())[None], one)[0]
-    return Probe(views, shifts, apart, tuple(stride), seed)
-
-
-def middle(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The central patch (C, *size) of an image (C, *S), float32, its reflection outside. Reads no more than the patch."""
-    starts = [(n - s) // 2 for n, s in zip(array.shape[1:], size, strict=True)]
-    spans = [slice(max(b, 0), max(b, 0) + s) for b, s in zip(starts, size, strict=True)]
-    patch = np.asarray(array[(slice(None), *spans)], np.float32)
-    short = [(max(-b, 0), s - n - max(-b, 0)) for b, s, n in zip(starts, size, patch.shape[1:], strict=True)]
-    return np.pad(patch, [(0, 0), *short], mode="reflect") if any(map(any, short)) else patch
-
-
-def changes(rng: np.random.Generator, images: int) -> IntensityParameters:
-    """Another look for every image, none left as it was.
-
-    Gamma 0.7 to 1.5, brightness and contrast 0.75 to 1.25, noise of 0.05 to 0.2 s.d., no blur.
-    """
-    factors = {name: rng.uniform(0.75, 1.25, images) for name in ("brightness", "contrast")}
-    gamma = np.exp(rng.uniform(np.log(0.7), np.log(1.5), images))
-    off = {"blur": np.zeros(images), "inverted_gamma": np.ones(images)}
-    seeds = rng.integers(0, 2**62, images)
-    return IntensityParameters(noise=rng.uniform(0.05, 0.2, images), gamma=gamma, seed=seeds, **factors, **off)
-
-
-@torch.no_grad()
-def measure(backbone: nn.Module, probe: Probe, batch: int = 16, precision: str = "fp32") -> dict[str, dict[str, Any]]:
-    """Agreement of the probe's pairs at both levels: {"pooled": ..., "dense": ...}, each `Agreement.numbers()`.
-
-    In evaluation mode; every module gets its own mode back, and no random number is drawn. Only the compared tokens are kept.
-
-    Args: backbone: Backbone, or whatever has one as `.backbone`; precision: "fp32" or "bf16" for the forward passes.
-    """
-    backbone = getattr(backbone, "backbone", backbone)
-    modes = [(module, module.training) for module in backbone.modules()]
-    device = next((p.device for p in backbone.parameters()), torch.device("cpu"))
-    parts: list[list[Tensor]] = [[], [], [], []]  # pooled of views 0 and 2, tokens of views 0 and 1
-    backbone.eval()
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            for start in range(0, probe.views.shape[1], batch):
-                here, shifted, apart = (backbone(view[start : start + batch].to(device).float()) for view in probe.views)
-                there, back = _shared(here.grid, probe, len(probe.views[0]))
-                found = (here.pooled, apart.pooled, here.tokens[:, there], shifted.tokens[:, back])
-                for part, value in zip(parts, found, strict=True):
-                    part.append(value.float().cpu())
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    pooled, far, tokens, moved = (torch.cat(part) for part in parts)
-    found = {"pooled": agreement(pooled, far, seed=probe.seed), "dense": dense_agreement(tokens, moved, probe.seed)}
-    return {level: agreed.numbers() for level, agreed in found.items()}
-
-
-def _shared(grid: Sequence[int], probe: Probe, images: int) -> tuple[Tensor, Tensor]:
-    """Flat indices, in the first and in the shifted view, of the tokens compared: the same physical places, in the same order."""
-    steps = [s // t for s, t in zip(probe.shift, probe.stride, strict=True)]
-    index = torch.arange(math.prod(grid)).view(*grid)
-    there = index[tuple(slice(k, None) for k in steps)].flatten()
-    back = index[tuple(slice(0, g - k) for g, k in zip(grid, steps, strict=True))].flatten()
-    chosen = places(images, len(there), probe.seed)
-    return there[chosen], back[chosen]
-
-
-class Pixels(nn.Module):
-    """No network: the voxels of each token's cell as its features. What agreement the images give by themselves."""
-
-    def __init__(self, stride: Sequence[int]):
-        super().__init__()
-        self.stride = tuple(stride)
-
-    def forward(self, x: Float[Tensor, "B C *S"]) -> SimpleNamespace:
-        """tokens (B, N, C * prod(stride)), pooled (B, C * at most 4 ** d): coarse averages."""
-        size = x.shape[2:]
-        coarse = F.interpolate(x, size=tuple(min(4, n) for n in size), mode="area").flatten(1)
-        grid = tuple(-(-n // s) for n, s in zip(size, self.stride, strict=True))
-        missing = [p for n, g, s in zip(size, grid, self.stride, strict=True) for p in (g * s - n, 0)][::-1]
-        cells = F.pad(x, missing, mode="replicate") if any(missing) else x
-        for axis, s in enumerate(self.stride):
-            cells = cells.unfold(2 + axis, s, s)  # (B, C, *G, *stride)
-        cells = cells.movedim(1, 1 + len(grid)).flatten(1 + len(grid)).flatten(1, len(grid))
-        return SimpleNamespace(tokens=cells, grid=grid, pooled=coarse)
-
-
-def chosen_from(scans: Sequence[int], seed: int) -> list[int]:
-    """The scans a run is watched through: at most 96, the same for the same seed."""
-    order = numpy_stream(seed, "probe").permutation(len(scans))[:IMAGES]
-    return sorted(scans[i] for i in order)
+SHARE = 0.01  # of the time that looks may take, where nobody says how often
+BACK = 3  # times a run is rolled back at most
+ACTIONS = ("warn", "stop", "roll back")
+LOG = logging.getLogger("headwater")
 
 
 class Watch:
-    """Looks at a run's backbone through a fixed probe now and then, and notes in events.jsonl what it saw."""
+    """Two lines in anybody's training loop: `watch = headwater.Watch(model, images)`, and `watch(step)` after each step.
 
-    def __init__(self, store: Any, chosen: Sequence[int], settings: Settings, run: Path, steps: int):
-        """store: scans.store.Store; chosen: the scans the run learns from. Goes on from the looks already in the run folder."""
-        self.store, self.chosen = store, chosen_from(chosen, settings.seed)
-        self.settings, self.run, self.steps = settings, Path(run), steps
-        self.levels = TRAINED.get(settings.pretrain.objective, ("pooled", "dense"))
-        self.looks = [e for e in runfolder.read_events(self.run) if e.get("event") == "watch"]
-        self.probe: Probe | None = None
+    It never changes the model, its gradients or the random streams, and never ends the loop unless told to: what goes wrong in it
+    is logged once. What it says goes to the logger "headwater": information if healthy, a warning if not.
 
-    def due(self, step: int) -> bool:
-        """Whether to look after this step: `settings.pretrain.watch` times over the run at most, the last step among them."""
-        times = self.settings.pretrain.watch
-        return times > 0 and step * times // self.steps > (step - 1) * times // self.steps
+    Attributes: looks: what was seen, as JSON holds it. verdict: the last one. off: why it does not look, empty if it does.
+    on_look: functions called with each look and its verdict as one dict.
+    """
 
-    def look(self, backbone: nn.Module, step: int) -> str:
-        """Measures, appends the event, and returns one line for the terminal. With fewer than 8 scans it says so and goes on."""
-        if self.settings.pretrain.watch <= 0:
-            return ""
-        started = time.monotonic()
-        if len(self.chosen) < FEWEST:
-            return f"not watched: agreement needs at least {FEWEST} scans, there are {len(self.chosen)}"
-        if self.probe is None:
-            arrays = [self.store.image(i) for i in self.chosen]
-            self.probe = probe_views(arrays, self.settings.views.crop, backbone.stride, seed=self.settings.seed)
-        seen = measure(backbone, self.probe, precision=self.settings.precision)
-        initial = self.looks[0] if self.looks else seen
-        judged = verdict(initial, self.looks[1:], seen, self.levels)
-        dial = {"shift_voxels": list(self.probe.shift), "apart_voxels": list(self.probe.apart)}
-        event = {"event": "watch", "step": step, **seen, "state": judged.state, "sentence": judged.sentence, **dial}
-        if not self.looks:
-            event |= {"state": "start", "sentence": "Before training."}
-        runfolder.append_event(self.run, {**event, "seconds": time.monotonic() - started})
-        self.looks.append(event)
-        return line(judged) if len(self.looks) > 1 else "before training"
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Any,
+        *,
+        out: Path | str | None = None,
+        every: int | None = None,
+        teacher: nn.Module | None = None,
+        groups: Sequence[int] | Tensor | None = None,
+        prototypes: int | None = None,
+        optimizer: torch.optim.Optimizer | None = None,
+        action: str = "warn",
+        blocks: Sequence[str] | None = None,
+        features: Callable[[nn.Module, Any], Any] | None = None,
+        levels: Sequence[str] = ("pooled", "dense"),
+        spacing: Sequence[float] | None = None,
+        precision: str = "fp32",
+        seed: int = 0,
+    ):
+        """Looks for the first time: build it before training.
+
+        model: any module. images: (n, C, *S) as the model takes them, at least 8, of which 96 are used; or a dict of ids or such,
+        where views cannot be made. out: file to which looks are added as JSON lines. every: steps between looks (None: so
+        seldom that they take 1 % of the time). teacher: whose weights follow the model's, if any. groups: scanner or site of each
+        image. prototypes: K of a prototype objective. action: "warn", "stop" (raises Unhealthy), or "roll back" (to the last
+        healthy state, and halves the learning rates of `optimizer`). blocks, features: where tokens are, if it guesses wrongly.
+        levels: what training asks to agree: "pooled" (images) or "dense" (places; a masked autoencoder's), or both.
+        spacing: mm per voxel and axis, if distances shall be in mm. precision: "fp32" or "bf16", of the forward passes.
+        Of several ranks the first looks; all do, at every `every` steps, if the model is sharded or an action is wanted.
+        Raises: InputError for an action or option that makes no sense.
+        """
+        blind = _checked(model, every, optimizer, action, levels, precision, prototypes)
+        self.model, self.teacher, self.optimizer = model, teacher, optimizer
+        self.every, self.action, self.out = every, action, None if out is None else Path(str(out))
+        blocks = (blocks,) if isinstance(blocks, str) else blocks
+        self.told = {"blocks": blocks, "features": features, "spacing": spacing, "precision": precision, "seed": seed}
+        self.told |= {"prototypes": prototypes}
+        self.levels = tuple(levels)
+        self.groups = groups
+        self.looks: list[dict[str, Any]] = []
+        self.verdict: Verdict | None = None
+        self.on_look: list[Callable[[dict[str, Any]], None]] = []
+        self.off, self._start, self._healthy, self._back, self._said = blind, None, None, 0, set()
+        self._last, self._cost, self._spent = -1, 0.0, 0.0
+        try:
+            if not self.off:
+                self.groups = None if groups is None else _grouped(groups)
+                self.probe = self._probe(images, seed)
+                self._look(0, None)
+                self._keep(0)
+        except Exception as error:
+            self.off = _sentence(error)
+            LOG.warning("headwater does not watch: %s", self.off)
+        self._spent, self._began = 0.0, time.monotonic()
+
+    def __call__(self, step: int, loss: float | Tensor | None = None) -> Verdict | None:
+        """Looks if it is time to, and returns the verdict then; None otherwise. loss: of this step, to see it stuck at ln K.
+
+        Raises: Unhealthy with action "stop", when features have collapsed, are random or something is wired wrongly.
+        """
+        if self.off:
+            return None
+        try:
+            step = int(step)
+            if step <= self._last or not self._due(step):
+                return None
+            found = self._look(step, loss)
+        except Exception as error:
+            self._warn(f"headwater could not look at step {step}: {_sentence(error)}")
+            self._last, self._spent = step if isinstance(step, int) else self._last, self._spent + self._cost
+            return None
+        return self._act(step, found)
+
+    def _due(self, step: int) -> bool:
+        if self.every is not None:
+            return step % self.every == 0
+        return self._spent + self._cost <= SHARE * (time.monotonic() - self._began)
+
+    def _probe(self, images: Any, seed: int) -> Probe | Any:
+        """Hard views of images; anything else as it is, at most 96 of it."""
+        images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 3:
+            return first_images(images, IMAGES)
+        if self.groups is not None and len(self.groups) != len(images):
+            raise InputError(f"{len(self.groups)} groups for {len(images)} images: give one scanner or site per image")
+        if len(images) > IMAGES:
+            chosen = np.sort(numpy_stream(seed, "probe").permutation(len(images))[:IMAGES])
+            images, self.groups = images[chosen], None if self.groups is None else self.groups[chosen]
+        if len(images) < FEWEST:
+            raise InputError(f"agreement between views needs at least {FEWEST} images, there are {len(images)}")
+        network = plain(self.model)
+        with undisturbed(network):
+            few = placed(images[:FEW], network)
+            read, _ = reader(network, few, features=self.told["features"], blocks=self.told["blocks"])
+            return of_images(images, strides(read(few), images.shape[2:]), seed=seed)
+
+    def _look(self, step: int, loss: float | Tensor | None) -> Verdict:
+        began = time.monotonic()
+        told = {**self.told, "loss": _value(loss)}
+        seen, self._start = look(
+            self.model, self.probe, step=step, start=self._start, teacher=self.teacher, groups=self.groups, **told
+        )
+        self.looks.append(seen.plain())
+        self.verdict = found = verdict(self.looks, self.levels)
+        self._last, self._cost = step, time.monotonic() - began
+        self._spent += self._cost
+        first = len(self.looks) == 1
+        event = {**self.looks[-1], "state": "start" if first else found.state, "cause": "" if first else found.cause}
+        why = reason(self.model, self.probe, self.looks) if found.state in ALARMS and not first else ""
+        event |= {"sentence": "Before training." if first else f"{found.sentence} {why}".strip(), "seconds": self._cost}
+        self._tell(event)
+        return found
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        """To the log, the file and whoever listens."""
+        level = logging.WARNING if event["state"] in ALARMS else logging.INFO
+        LOG.log(level, "step %s  %s: %s", f"{event['step']:,}", event["state"], event["sentence"])
+        if self.out is not None:
+            try:
+                self.out.parent.mkdir(parents=True, exist_ok=True)
+                with self.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(runfolder.plain(event), ensure_ascii=False) + "\n")
+            except OSError as error:
+                self._warn(f"headwater cannot write {self.out}: {_sentence(error)}")
+        for listener in self.on_look:
+            try:
+                listener(event)
+            except Exception as error:
+                self._warn(f"headwater: {getattr(listener, '__name__', listener)} failed: {_sentence(error)}")
+
+    def _act(self, step: int, found: Verdict) -> Verdict:
+        if self.action == "stop" and found.state in ALARMS:
+            raise Unhealthy(f"Training stopped at step {step:,}. {found.sentence}")
+        if found.state == "healthy":
+            self._keep(step)
+        if self.action == "roll back" and found.state in ALARMS and self._healthy is not None and self._back < BACK:
+            self._roll_back(step)
+        return found
+
+    def _keep(self, step: int) -> None:
+        """What to roll back to: the newest healthy state, or the start."""
+        if self.action == "roll back":
+            self._healthy = (step, *(_held(x.state_dict()) for x in self._parts()))
+
+    def _parts(self) -> list[Any]:
+        return [x for x in (plain(self.model), self.optimizer, self.teacher and plain(self.teacher)) if x is not None]
+
+    def _roll_back(self, step: int) -> None:
+        """Weights and moments as they were at the last healthy look; learning rates halved once more for each time."""
+        then, *states = self._healthy
+        self._back += 1
+        for part, state in zip(self._parts(), states, strict=True):
+            part.load_state_dict(_held(state))
+        for group in self.optimizer.param_groups:
+            for name in ("lr", "initial_lr"):
+                if name in group:
+                    group[name] *= 0.5**self._back
+        self.looks = [seen for seen in self.looks if seen["step"] <= then]
+        LOG.warning("step %s  rolled back to step %s, with half the learning rate", f"{step:,}", f"{then:,}")
+
+    def _warn(self, words: str) -> None:
+        """Once for the same fault."""
+        key = words.split(":")[-1]
+        if key not in self._said:
+            self._said.add(key)
+            LOG.warning(words)
+
+
+def _checked(
+    model: nn.Module,
+    every: int | None,
+    optimizer: Any,
+    action: str,
+    levels: Sequence[str],
+    precision: str,
+    prototypes: int | None,
+) -> str:
+    """Why this rank does not look, empty if it does. Raises: InputError for what makes no sense."""
+    if action not in ACTIONS:
+        raise InputError(f"a watch cannot {action!r}: use one of {', '.join(ACTIONS)}")
+    if action == "roll back" and optimizer is None:
+        raise InputError("a watch that rolls back needs the optimizer: Watch(model, images, optimizer=..., action='roll back')")
+    if not levels or not set(levels) <= {"pooled", "dense"}:
+        raise InputError(f"a watch cannot judge levels {', '.join(levels) or '(none)'}: use pooled, dense or both")
+    if precision not in ("fp32", "bf16") or (prototypes is not None and prototypes < 2):
+        raise InputError(f"precision {precision}, {prototypes} prototypes: use fp32 or bf16, and 2 prototypes or more (or None)")
+    if every is not None and every < 1:
+        raise InputError(f"a watch cannot look every {every} steps: use 1 or more, or leave it out")
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return ""
+    together = action != "warn" or any(type(module).__name__.startswith(("FSDP", "FullySharded")) for module in model.modules())
+    if together and every is None:
+        raise InputError("ranks that look together need to know when: say every= how many steps")
+    return "" if together or dist.get_rank() == 0 else "the first rank watches"
+
+
+def _grouped(groups: Any) -> Tensor:
+    """Scanners or sites, by whatever name, as numbers. Raises: InputError for anything but one per image."""
+    names = np.asarray(groups)
+    if names.ndim != 1:
+        raise InputError(f"groups of shape {names.shape}: give one scanner or site per image")
+    return torch.from_numpy(np.unique(names, return_inverse=True)[1])
+
+
+def _value(loss: Any) -> float | None:
+    """The loss as a number; None for what is none."""
+    try:
+        return float(loss.detach() if isinstance(loss, Tensor) else loss)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _held(state: Any) -> Any:
+    """A copy on the CPU of a nested state."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {name: _held(part) for name, part in state.items()}
+    return type(state)(_held(part) for part in state) if isinstance(state, (list, tuple)) else state
+
+
+def _sentence(error: BaseException) -> str:
+    words = str(error).strip().split("\n")[0]
+    return words if isinstance(error, InputError) else f"{type(error).__name__}: {words}"

@@ -1,8 +1,9 @@
 """Why tokens grow alike: the change of their similarity in a layer, split exactly over its parts and a head's eigen-directions.
 
-Along the straight line X + a U, 0 <= a <= 1, the similarity s changes by the integral of grad s . U, and U is a sum of parts:
-each part gets the integral of grad s . U_p, so parts sum to the change whatever the layer is (integrated gradients, Sundararajan
-1703.01365, along the update). A head says z W_V W_O; the eigen-directions of W_V W_O split its share further.
+All parts are turned up together from strength 0 to 1, each step reading what the ones before it gave at that strength; a part
+gets the integral of the similarity's derivative with respect to its own strength, so parts sum to the change whatever the layer
+is (Aumann & Shapley 1974; integrated gradients, 1703.01365, over strengths). What the feed-forward makes of a head's update
+counts with the head. A head says z W_V W_O; the eigen-directions of W_V W_O split its share further.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,15 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from headwater.observe.parts import Head, Layer, run
+from headwater.observe.parts import Head, Layer, Updates, run
 from headwater.streams import torch_stream
 
-ENOUGH = 1e-8  # the quadrature stops once parts sum to the change this closely
-MOST = 512  # nodes of the quadrature
+ENOUGH = (1e-5, 1e-3)  # the quadrature stops once parts sum to the change of the cosine, and of its log, this closely
+FEWEST, MOST = 4, 64  # nodes of the quadrature
 WORST = 1e8  # condition of eigenvectors up to which a head is split
 DRAWS = 200  # of random heads, once per shape
 SMALL = 0.01  # growth of similarity over all layers below which nobody needs an explanation
-TURNED = "the same update turned at random in channel space, standard deviation in closed form"
+TURNED = "the same update turned at random in channel space, the derivative held; standard deviation in closed form"
 CIRCLE = "eigenvalues of random factors of the same shapes and norms: radius of their disc, and 95th percentile of the largest"
 
 
@@ -47,14 +48,16 @@ class Directions:
 class Attribution:
     """Change of the mean pairwise cosine of tokens in one layer, by part.
 
-    parts (P, in the order of names) sum to after - before up to `residual`. chance: standard deviation of each part had its
-    update another direction (`how`), the gradient held. step: how far unit tokens, or their mean over its length, move; up to
-    about a third, leaving parts out changes the growth by what they were given, beyond it parts work through each other and only
-    `ablation` tells. why: not empty where numbers are nan or the residual exceeds 1e-3 (half precision: its rounding).
+    parts (P, in the order of names) sum to after - before up to `residual`; logs to the change of -log(1 - cosine), the scale on
+    which collapse is steady, and on which leaving parts out takes what they were given (nan where tokens agree to the last
+    digit). chance: standard deviation of each part had its update another direction (`how`). step: how far unit tokens, or their
+    mean over its length, move; the longer it is, the more leaving parts out differs from their sum. why: not empty where numbers
+    are nan or the residual exceeds 1e-3 (half precision: its rounding).
     """
 
     names: tuple[str, ...]
     parts: Float[Tensor, "P"]
+    logs: Float[Tensor, "P"]
     chance: Float[Tensor, "P"]
     before: float
     after: float
@@ -83,9 +86,17 @@ def similarity(tokens: Float[Tensor, "B N D"]) -> float:
     return float(_cosine(tokens.double()).mean())
 
 
-def _directions(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    size = tokens.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
-    return tokens / size, size
+def gap(tokens: Float[Tensor, "B N D"]) -> float:
+    """1 - mean cosine over pairs of tokens, then images, without cancellation near 0. Raises ValueError for a single token."""
+    if tokens.shape[1] < 2:
+        raise ValueError("Similarity of tokens needs at least two of them.")
+    unit = torch.nn.functional.normalize(tokens.double(), dim=-1, eps=0)
+    return float((unit - unit.mean(1, keepdim=True)).square().sum((1, 2)).mean() / (tokens.shape[1] - 1))
+
+
+def _directions(tokens: Tensor) -> Tensor:
+    size = tokens.norm(dim=-1, keepdim=True)
+    return tokens / torch.where(size > 0, size, 1)
 
 
 def _cosine(tokens: Tensor) -> Tensor:
@@ -93,35 +104,13 @@ def _cosine(tokens: Tensor) -> Tensor:
     count = tokens.shape[1]
     if count < 2:
         raise ValueError("Similarity of tokens needs at least two of them.")
-    unit, _ = _directions(tokens)
+    unit = _directions(tokens)
     return (unit.sum(1).square().sum(-1) - unit.square().sum((1, 2))) / (count * (count - 1))
-
-
-def _slope(tokens: Tensor) -> Tensor:
-    """Gradient of the similarity, (B, N, D)."""
-    batch, count, _ = tokens.shape
-    unit, size = _directions(tokens)
-    pull = unit.sum(1, keepdim=True) - unit
-    pull = pull - (pull * unit).sum(-1, keepdim=True) * unit
-    return torch.where(unit.any(-1, keepdim=True), 2 / (batch * count * (count - 1)) * pull / size, 0)
-
-
-def _mean_slope(start: Tensor, update: Tensor) -> tuple[Tensor, int]:
-    """Gradient averaged along the line from start to start + update (Gauss-Legendre), and how many nodes it took."""
-    change, nodes = similarity(start + update) - similarity(start), 8
-    while True:
-        at, weight = np.polynomial.legendre.leggauss(nodes)
-        slope = torch.zeros_like(start)
-        for a, w in zip((at + 1) / 2, weight / 2, strict=True):
-            slope += float(w) * _slope(start + float(a) * update)
-        if abs(float((slope * update).sum()) - change) <= ENOUGH or nodes >= MOST:
-            return slope, nodes
-        nodes *= 2
 
 
 def _step(start: Tensor, end: Tensor) -> float:
     """Root mean square of how far unit tokens move, or how far their mean moves over its length: the larger."""
-    before, after = _directions(start)[0], _directions(end)[0]
+    before, after = _directions(start), _directions(end)
     mean = before.mean(1)
     moved = (after.mean(1) - mean).norm() / mean.norm().clamp_min(1e-12)
     return max(float((after - before).square().sum(-1).mean().sqrt()), float(moved))
@@ -132,36 +121,74 @@ def attribute(layer: Layer, tokens: Float[Tensor, "B N D"], after: Float[Tensor,
     """Share of every part of the layer in the change of similarity of its tokens.
 
     after: tokens as the network itself has them behind the layer; then `residual` also counts what the description leaves out.
-    The layer runs in its own precision, integrals in float64. Cost: one pass through the layer, 8 nodes (more where tokens turn
-    round) and one D x D product per part. Parts of one name in several stages are added.
+    The layer runs in its own precision, the stream and integrals in float64. Cost: 4 passes there and back (more for long steps),
+    2 passes, and one D x D product per part. Parts of one name in several steps are added.
     """
-    before, start, shares, turns, most, first = similarity(tokens), tokens.double(), {}, {}, 0, tokens.double()
-    fine = torch.promote_types(tokens.dtype, torch.float32)  # of the D x D products; shares themselves are exact
-    for stage in layer.stages:
-        updates: dict[str, Tensor] = {}
-        for step in stage:
-            found = step(tokens)
-            tokens = tokens + sum(found.values())
-            updates |= {name: updates[name] + update if name in updates else update for name, update in found.items()}
-        total = sum(update.double() for update in updates.values())
-        if not bool(torch.isfinite(start + total).all()):
-            return _absent("the tokens, or what the layer adds to them, are not finite")
-        slope, nodes = _mean_slope(start, total)
-        start, most = start + total, max(most, nodes)
-        for name, update in updates.items():
-            shares[name] = shares.get(name, 0) + (slope * update).sum()
-            turn = (slope.flatten(0, 1).to(fine).T @ update.flatten(0, 1).to(fine)).double()  # D, D; its trace is the share
-            turns[name] = turns[name] + turn if name in turns else turn
-    parts = torch.stack(list(shares.values()))
-    chance = torch.stack([turn.norm() / turn.shape[0] ** 0.5 for turn in turns.values()])
-    end = similarity(tokens if after is None else after)
+    before, first = similarity(tokens), layer.steps[0](tokens)
+    path = _turned_up(layer, tokens, first, 1.0)
+    whole, names = path[-1][0], tuple(dict.fromkeys(name for _, updates in path for name in updates))
+    if not bool(torch.isfinite(whole).all()):
+        return _absent("the tokens, or what the layer adds to them, are not finite")
+    reached, nodes = similarity(whole), FEWEST
+    start, left = gap(tokens), gap(whole)
+    grown = float(np.log(start / left)) if start > 0 and left > 0 else np.nan
+    while True:
+        shares, turns = _shares(layer, tokens, first, nodes)
+        parts, logs = torch.stack([shares[name] for name in names], 1)
+        off = abs(reached - before - float(parts.sum())), abs(grown - float(logs.sum()))
+        fine = off[0] <= ENOUGH[0] and (off[1] <= ENOUGH[1] or not left > 100 * torch.finfo(tokens.dtype).eps)
+        if fine or nodes >= MOST:
+            break
+        nodes *= 2
+    chance = torch.stack([turns[name].norm() / turns[name].shape[0] ** 0.5 for name in names])
+    end = reached if after is None else similarity(after)
     residual = end - before - float(parts.sum())
     split = {name: eigen_directions(head, turns[name]) for name, head in layer.heads.items()}
     close = max(1e-3, 2 * torch.finfo(tokens.dtype).eps)  # half precision rounds the stream more than that
     why = "" if abs(residual) <= close else "the parts do not sum to what the layer does: its description leaves something out"
-    if abs(similarity(start) - before - float(parts.sum())) > close:
+    if abs(reached - before - float(parts.sum())) > close:
         why = "tokens start at zero or pass through it: their direction jumps, and no part can be given the jump"
-    return Attribution(tuple(shares), parts, chance, before, end, residual, _step(first, start), most, split, why=why)
+    step = _step(tokens.double(), whole)
+    return Attribution(names, parts, logs, chance, before, end, residual, step, nodes, split, why=why)
+
+
+def _turned_up(layer: Layer, tokens: Tensor, first: Updates, strength: float) -> list[tuple[Tensor, Updates]]:
+    """Tokens behind every step, in float64, and its updates, all parts at this strength; first: what the first step gives."""
+    found, at = [], tokens.double()
+    for i, step in enumerate(layer.steps):
+        updates = first if i == 0 else step(at.to(tokens.dtype))
+        at = at + strength * sum(update.double() for update in updates.values())
+        at = at.requires_grad_() if torch.is_grad_enabled() else at
+        found.append((at, updates))
+    return found
+
+
+def _shares(layer: Layer, tokens: Tensor, first: Updates, nodes: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Integrals over strengths of (derivative behind a part) . (its update), of the cosine and of -log(1 - cosine), and of the
+    outer products of the former, D x D."""
+    fine = torch.promote_types(tokens.dtype, torch.float32)  # of the D x D products; shares themselves are exact
+    shares: dict[str, Tensor] = {}
+    turns: dict[str, Tensor] = {}
+
+    def add(slopes: Tensor, updates: Updates) -> None:
+        for name, update in updates.items():
+            shares[name] = shares.get(name, 0) + (slopes * update.detach()).sum((1, 2, 3))
+            turn = (slopes[0].flatten(0, 1).to(fine).T @ update.detach().flatten(0, 1).to(fine)).double()
+            turns[name] = turns[name] + turn if name in turns else turn
+
+    both = torch.zeros(2, *tokens.shape, dtype=torch.float64, device=tokens.device)
+    at, weight = np.polynomial.legendre.leggauss(nodes)
+    for a, w in zip((at + 1) / 2, weight / 2, strict=True):
+        with torch.enable_grad():
+            path = _turned_up(layer, tokens, first, float(a))
+            slopes = torch.autograd.grad(_cosine(path[-1][0]).mean(), [at for at, _ in path])
+        left = gap(path[-1][0].detach())
+        weights = both.new_tensor([w, w / left if left else np.nan])[:, None, None, None]
+        both += weights * slopes[0]  # the first step's updates are the same at every strength
+        for one, (_, updates) in zip(slopes[1:], path[1:], strict=True):
+            add(weights * one, updates)
+    add(both, first)
+    return shares, turns
 
 
 @torch.no_grad()
@@ -209,7 +236,7 @@ def _largest_by_chance(width: int, size: int) -> float:
 
 def _absent(why: str) -> Attribution:
     none = torch.full((0,), torch.nan, dtype=torch.float64)
-    return Attribution((), none, none, np.nan, np.nan, np.nan, np.nan, 0, {}, why=why)
+    return Attribution((), none, none, none, np.nan, np.nan, np.nan, np.nan, 0, {}, why=why)
 
 
 def sentence(layers: Sequence[Attribution]) -> str:

@@ -31,18 +31,20 @@ def render(run: Path) -> Path:
     Returns: the page's path.
     Raises:  InputError if the folder does not exist or is not a run.
     """
+    record = read(Path(run))
+    return write_text(record.run / "report.html", filled("page.html.jinja", context(record)))
+
+
+def filled(template: str, told: dict[str, Any]) -> str:
+    """A template of ours with its values, the style and the script."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    record = read(Path(run))
     script = (ASSETS / "page.js").read_text(encoding="utf-8")
     style = (ASSETS / "page.css").read_text(encoding="utf-8")
     rules = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FileSystemLoader(ASSETS)
     )
-    html = rules.get_template("page.html.jinja").render(
-        context(record), style=Markup(style), script=Markup(script), script_hash=_hash(script)
-    )
-    return write_text(record.run / "report.html", html)
+    return rules.get_template(template).render(told, style=Markup(style), script=Markup(script), script_hash=_hash(script))
 
 
 def _hash(script: str) -> str:
@@ -156,7 +158,8 @@ def tokens(record: Record) -> dict[str, Any] | None:
     state = str(verdict.get("state") or "unknown")
     return {
         "state": state,
-        "mood": {"healthy": "good", "collapsed": "bad", "random": "bad"}.get(state, "unsure"),
+        "mood": {"healthy": "good", **dict.fromkeys(("collapsed", "random", "miswired"), "bad")}.get(state, "unsure"),
+        "whole": (record.run / "observations" / "observe.html").is_file(),
         "sentence": str(verdict.get("sentence") or ""),
         "table": table,
         "chance": chance,

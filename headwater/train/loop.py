@@ -13,10 +13,11 @@ from torch import nn
 
 from headwater import backbones, objectives, runfolder
 from headwater.device import autocast, machine
-from headwater.errors import InputError
+from headwater.errors import InputError, Unhealthy
 from headwater.interrupt import Interrupted, wishes
 from headwater.objectives.network import Network
-from headwater.observe import watch
+from headwater.observe.running import RunWatch
+from headwater.observe.verdict import ALARMS
 from headwater.progress import Progress, Silent
 from headwater.scans.store import Store
 from headwater.settings import Settings
@@ -24,6 +25,8 @@ from headwater.streams import numpy_stream, seeded
 from headwater.train import state
 from headwater.train.schedule import learning_rate, teacher_momentum
 from headwater.views.batch import Views, make_views
+
+SLOWEST = 1 / 8  # of the learning rate: after three times back it stays as it is
 
 
 def objective_of(settings: Settings) -> objectives.Objective:
@@ -123,7 +126,8 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
 
     Writes state/pretrain.safetensors (the newest state), events.jsonl (each step, each look of the watch).
     Returns: the teacher, which is what later stages use.
-    Raises:  Interrupted after saving, when asked to stop (Ctrl-C, or `stop_at`, which tests use).
+    Raises:  Interrupted after saving, when asked to stop (Ctrl-C, or `stop_at`, which tests use); Unhealthy, if
+             pretrain.alarm is "stop" and the watch says so.
     """
     progress = progress or Silent()
     device, steps, path = machine().device, settings.pretrain.steps, run / "state" / "pretrain.safetensors"
@@ -131,23 +135,22 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
     student, teacher = student.to(device), copy.deepcopy(student).requires_grad_(False).to(device)
     optimizer = optimizer_for(student, settings.pretrain.learning_rate, settings.pretrain.weight_decay)
     modules = {"student": student, "teacher": teacher}
-    done = state.load(path, modules, optimizer) if path.exists() else 0
+    done, slower = (state.load(path, modules, optimizer), state.about(path).get("slower", 1.0)) if path.exists() else (0, 1.0)
     forget_after(run, done)
     chosen = store.split("train")
-    eye = watch.Watch(store, chosen, settings, run, steps)
+    eye = RunWatch(store, chosen, settings, run, steps)
     waited, started = 0.0, time.monotonic()
     with ThreadPoolExecutor(1) as ahead, wishes() as stop, progress.track("Pretraining", steps) as advance:
         alone(ahead)
         advance(done)
-        if done == 0:
-            advance(0, eye.look(teacher.backbone, 0))
+        advance(0, eye.begin(teacher if done == 0 else assemble(settings, store)[0].to(device)))
         coming = ahead.submit(views_at, done, store, chosen, settings, student.backbone, objective.masked)
         while done < steps:
             asked = time.monotonic()
             views = coming.result().to(device)
             waited += time.monotonic() - asked
             coming = ahead.submit(views_at, done + 1, store, chosen, settings, student.backbone, objective.masked)
-            rate = learning_rate(done, steps, settings.pretrain.learning_rate, settings.pretrain.warmup)
+            rate = slower * learning_rate(done, steps, settings.pretrain.learning_rate, settings.pretrain.warmup)
             momentum = teacher_momentum(done, settings.pretrain.momentum)
             with seeded(settings.seed, "step", done):
                 values = step(student, teacher, objective, optimizer, views, rate, momentum, settings)
@@ -155,14 +158,51 @@ def fit(store: Store, settings: Settings, run: Path, *, progress: Progress | Non
             runfolder.append_event(
                 run, {"event": "step", "step": done, "of": steps, "rate": rate, "seconds": time.monotonic() - asked, **values}
             )
-            advance(1, eye.look(teacher.backbone, done) if eye.due(done) else "")
-            stopping = stop() or done == stop_at
+            advance(1, eye.look(teacher, done, values["loss"]) if eye.due(done) else "")
+            stopping, words = stop() or done == stop_at, {"backbone": described(settings, store), "slower": slower}
             if done == steps or done % settings.pretrain.save == 0 or stopping:
-                state.save(path, done, modules, optimizer, backbone=described(settings, store))
+                state.save(path, done, modules, optimizer, **words)
+            if eye.due(done) and (then := respond(eye, settings.pretrain.alarm, run, modules, optimizer, done, words)) != done:
+                done, slower = then, slower / 2
+                coming = ahead.submit(views_at, done, store, chosen, settings, student.backbone, objective.masked)
             if stopping and done < steps:
                 raise Interrupted(f"Pretraining stopped after step {done} of {steps}")
     runfolder.append_event(run, {"event": "pretrained", "step": done, "waiting": waited / max(1e-9, time.monotonic() - started)})
     return teacher
+
+
+def respond(
+    eye: RunWatch,
+    alarm: str,
+    run: Path,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    done: int,
+    words: dict[str, Any],
+) -> int:
+    """What a verdict of the watch leads to: the step to go on from, `done` unless the run goes back to its last healthy state.
+
+    Going back loads state/healthy.safetensors and forgets what came after; the caller halves the learning rate, the one thing
+    that changes. Three times at most. Raises: Unhealthy with alarm "stop".
+    """
+    path, judged = run / "state" / "healthy.safetensors", eye.verdict
+    if alarm == "warn" or judged is None:
+        return done
+    if judged.state == "healthy" and alarm == "back":
+        state.save(path, done, modules, optimizer, **words)
+    if judged.state not in ALARMS:
+        return done
+    if alarm == "stop":
+        state.save(run / "state" / "pretrain.safetensors", done, modules, optimizer, **words)
+        raise Unhealthy(f"Pretraining stopped at step {done:,} of {eye.steps:,}. {judged.sentence}")
+    if not path.exists() or words["slower"] <= SLOWEST:
+        return done
+    then = state.load(path, modules, optimizer)
+    forget_after(run, then)
+    eye.forget_after(then)
+    runfolder.append_event(run, {"event": "rolled back", "step": then, "from": done, "because": judged.sentence})
+    state.save(run / "state" / "pretrain.safetensors", then, modules, optimizer, **{**words, "slower": words["slower"] / 2})
+    return then
 
 
 def alone(worker: ThreadPoolExecutor) -> None:

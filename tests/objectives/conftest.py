@@ -15,7 +15,9 @@ from headwater.backbones import Features
 from headwater.backbones.features import Backbone
 from headwater.objectives import distil
 from headwater.observe.verdict import TRAINED, Verdict, verdict
-from headwater.observe.watch import chosen_from, measure, probe_views
+from headwater.observe.look import measure
+from headwater.observe.pairs import probe_views
+from headwater.observe.running import chosen_from
 from headwater.scans import phantom
 from headwater.scans.passport import look
 from headwater.scans.prepare import prepare
@@ -112,7 +114,7 @@ def train(store: Store, settings: Settings, broken: Broken | None = None, looks:
             losses.append(loop.step(student, teacher, objective, optimizer, views, rate, momentum, settings)["loss"])
         if (n + 1) * looks // steps > n * looks // steps:
             seen.append({"step": n + 1, **measure(teacher.backbone, probe)})
-    judged = verdict(seen[0], seen[1:-1], seen[-1], TRAINED[settings.pretrain.objective])
+    judged = verdict(seen, TRAINED[settings.pretrain.objective])
     return Run(before, teacher.backbone, judged, losses)
 
 

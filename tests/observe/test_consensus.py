@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from headwater.backbones.attention import Style
 from headwater.errors import InputError
 from headwater.flow.gain import consensus_gain, head_maps
-from headwater.observe.consensus import NEAR, Prediction, gap, null_curve, predict, standing
-from headwater.observe.why import similarity
+from headwater.observe.consensus import NEAR, Prediction, null_curve, predict, standing
+from headwater.observe.why import gap, similarity
 from tests.observe.test_parts import STYLES, entered, network
 from tests.observe.test_why import spoken
 

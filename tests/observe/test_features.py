@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from headwater.errors import InputError
+from headwater.observe import features
 from headwater.observe.features import agreement, reliability, signal_rank
 
 N, D, K = 512, 128, 40
@@ -157,3 +158,32 @@ def test_half_precision_and_the_global_generator() -> None:
     before = torch.get_rng_state()
     assert agreement(a.bfloat16(), a.bfloat16(), seed=0).reliability == pytest.approx(1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("kind", ["noise", "signal", "few directions", "one direction", "tiny"])
+def test_many_directions_are_ranked_as_by_all_their_eigenvalues(kind: str, monkeypatch) -> None:
+    """Above 128 directions only the largest eigenvalue of each permuted pairing is sought, in single precision."""
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(640, 160, generator=g) * torch.arange(1, 161) ** -0.5
+    shared *= {"noise": 0.0, "few directions": torch.arange(160) < 20, "one direction": torch.arange(160) < 1}.get(kind, 1.0)
+    own = {"few directions": 0.0, "one direction": 0.0, "tiny": 1e-12}.get(kind, 0.3)
+    a, b = (shared * (1e-12 if kind == "tiny" else 1) + own * torch.randn(640, 160, generator=g) for _ in range(2))
+    found = features.agreement(a, b, seed=1)
+    monkeypatch.setattr(features, "WIDE", 160)
+    whole = features.agreement(a, b, seed=1)
+    assert found.d == 160 and found.rank == pytest.approx(whole.rank, rel=1e-3, abs=1e-9)
+    assert found.rank_null95 == pytest.approx(whole.rank_null95, rel=1e-3) and found.null95 == whole.null95
+
+
+def test_numbers_do_not_depend_on_the_precision_around_them() -> None:
+    a, b = cases()["healthy"].unbind(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = features.agreement(a, b, seed=0)
+    assert within == features.agreement(a, b, seed=0)
+
+
+def test_blocks_of_products_give_the_same_chance(monkeypatch) -> None:
+    a, b = cases()["healthy"][:100].unbind(1)
+    whole = features.agreement(a, b, seed=0)
+    monkeypatch.setattr(features, "BLOCK", 33)
+    assert features.agreement(a, b, seed=0).null95 == pytest.approx(whole.null95, abs=1e-7)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from headwater.backbones.vit import ViT
 from headwater.errors import InputError
-from headwater.observe.order import joined, of_ids, of_parts, of_patches, order, patches, reordered
+from headwater.observe.order import joined, of_ids, of_parts, of_patches, order, order_of, patch_of, patches, reordered
 from tests.observe.specimens import TimmViT, hugging, ids, images, seeded
 
 TABLE = torch.randn(50, 12, generator=torch.Generator().manual_seed(0))
@@ -160,3 +161,18 @@ def test_what_cannot_be_measured_is_said():
         order(of_parts(bag, lambda x: x[:, 1:]), ids())
     same = order(of_parts(bag, lambda x: torch.ones_like(x)), ids())
     assert bool(same.pooled["content"].isnan().all()) and "same mean token" in same.words[0]
+
+
+def test_any_model_by_its_batch():
+    """Images by the model's own tokens, ids by their numbers; the same as when put together by hand."""
+    model, x = seeded(lambda: ViT(2, 3, 40, 2, 5, 4)), images(3)
+    content, grid = patches(x, (4, 4))
+    by_hand = order(of_patches(model, grid, (4, 4)), content, kinds=("content",), draws=4)
+    got = order_of(model, x)
+    assert torch.equal(got.pooled["content"], by_hand.pooled["content"]) and float(got.tokens["content"].min()) > 1e-3
+    assert patch_of(seeded(TimmViT), x) == (4, 4)  # 17 tokens: a class token and a grid
+    assert torch.equal(order_of(model, x, patch=4).pooled["content"], got.pooled["content"])
+    words = order_of(hugging("BertModel"), ids(4, 6), fixed=(0, -1), draws=3)
+    assert set(words.pooled) == {"content", "positions", "both"}
+    with pytest.raises(InputError, match="say patch="):
+        patch_of(seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))), x)

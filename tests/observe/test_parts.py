@@ -79,7 +79,7 @@ def test_the_path_of_a_head_is_what_it_says_of_one_token(place: str, norm: str) 
     layer = block_layer(block, None, None, None)
     with torch.no_grad():
         for name, head in layer.heads.items():
-            said, read = layer.stages[0][0](x)[name], x @ head.value @ head.output
+            said, read = layer.steps[0](x)[name], x @ head.value @ head.output
             alike = torch.nn.functional.cosine_similarity(said, read, dim=-1)
             torch.testing.assert_close(alike, torch.ones_like(alike))
             if place == "post":
@@ -170,8 +170,10 @@ def test_taking_apart_leaves_no_hook_behind() -> None:
 def test_what_cannot_be_taken_apart_is_said() -> None:
     with pytest.raises(InputError, match="eval"):
         encoder_layer(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True))
-    with pytest.raises(InputError, match="batch-first"):
-        encoder_layer(nn.TransformerEncoderLayer(8, 2, 8).eval())
+    odd = nn.TransformerEncoderLayer(8, 2, 8).eval()
+    odd.self_attn = nn.MultiheadAttention(8, 2, kdim=4).eval()
+    with pytest.raises(InputError, match="one width"):
+        encoder_layer(odd)
     with pytest.raises(InputError, match="3 heads"):
         attention_layer((torch.eye(8),) * 4, 3)
     block = network(Style(place="peri")).stack.blocks[0]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from headwater import backbones
 from headwater.observe import portrait
-from headwater.observe.watch import Pixels, probe_views
+from headwater.observe.pairs import Pixels, probe_views
 from headwater.streams import numpy_stream
 
 

@@ -8,7 +8,7 @@ from headwater.backbones.vit import ViT
 from headwater.errors import InputError
 from headwater.observe.replay import steps
 from headwater.observe.trace import trace
-from tests.observe.specimens import TimmViT, batch_of, hugging, images, seeded
+from tests.observe.specimens import TimmViT, batch_of, hugging, ids, images, seeded
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 
@@ -40,3 +40,12 @@ def test_steps_are_the_blocks(kind):
 def test_steps_want_a_model_at_rest():
     with pytest.raises(InputError, match="eval"):
         steps(seeded(TimmViT).train(), images())
+
+
+def test_keys_of_an_earlier_pass_are_not_read_again():
+    model, batch = hugging("GPT2Model"), {"input_ids": ids(2, 7)}
+    moves, start = steps(model, batch)
+    with torch.no_grad():
+        first = moves[0](start)
+        moves[0](start + 1)
+        torch.testing.assert_close(moves[0](start), first)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headwater.backbones.attention import Style
 from headwater.observe.parts import Head, Layer, attention_layer, block_layer, encoder_layer, layer_of
-from headwater.observe.why import Attribution, ablation, attribute, eigen_directions, sentence, similarity
+from headwater.observe.why import Attribution, ablation, attribute, eigen_directions, gap, sentence, similarity
 from tests.observe.test_parts import STYLES, entered, network
 
 TRAINED = Path(__file__).parents[3] / "shared" / "data" / "kwt1" / "kwt1_weights.npz"
@@ -32,7 +32,7 @@ def test_similarity_is_the_mean_over_pairs() -> None:
 
 
 @pytest.mark.parametrize("name", STYLES)
-@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-6), (torch.float32, 1e-3), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 2e-5), (torch.float32, 1e-3), (torch.bfloat16, 1e-2)])
 def test_parts_sum_to_the_change(name: str, dtype: torch.dtype, close: float) -> None:
     if dtype == torch.bfloat16 and name.startswith("mixed"):
         pytest.skip("mixed heads run in half precision under autocast only")
@@ -56,35 +56,50 @@ def test_parts_sum_for_the_layer_of_torch(first: bool) -> None:
     x = normal(3, 9, 32) + 0.5
     with torch.no_grad():
         found = attribute(encoder_layer(layer), x, layer(x))
-    assert not found.why and abs(found.residual) < 1e-6 and len(found.directions) == 4
+    assert not found.why and abs(found.residual) < 2e-5 and len(found.directions) == 4
 
 
-def test_shares_are_the_integral_of_the_gradient() -> None:
-    """Against automatic differentiation and a midpoint rule."""
-    model = network(Style())
+@pytest.mark.parametrize("name", ["plain", "post", "ngpt"])
+def test_shares_are_what_turning_a_part_up_gives(name: str) -> None:
+    """Against differences of the similarity with one part's strength a little higher and lower, and a midpoint rule."""
+    model = network(STYLES[name])
     x, places = entered(model)
     layer = block_layer(model.stack.blocks[0], *places)
-    found = attribute(layer, x)
-    with torch.no_grad():
-        first, second = layer.stages[0]
-        updates = first(x)
-        updates |= second(x + sum(updates.values()))
-    total, shares = sum(updates.values()), dict.fromkeys(updates, 0.0)
-    for a in (np.arange(400) + 0.5) / 400:
-        at = (x + a * total).requires_grad_()
-        unit = nn.functional.normalize(at, dim=-1)
-        cosines = unit @ unit.mT
-        value = ((cosines.sum((1, 2)) - cosines.diagonal(dim1=1, dim2=2).sum(-1)) / (36 * 35)).mean()
-        (slope,) = torch.autograd.grad(value, at)
-        for name in shares:
-            shares[name] += float((slope * updates[name]).sum()) / 400
-    assert {name: float(part) for name, part in zip(found.names, found.parts, strict=True)} == pytest.approx(shares, abs=1e-6)
+    found, shares = attribute(layer, x), {}
+
+    def at(strengths: dict[str, float], tokens: Tensor) -> float:
+        with torch.no_grad():
+            for step in layer.steps:
+                tokens = tokens + sum(strengths[part] * update for part, update in step(tokens).items())
+        return similarity(tokens)
+
+    for part in ("head 0", "head 5", "mlp", "bias"):
+        for a in (np.arange(40) + 0.5) / 40:
+            up, down = ({other: a + e * (other == part) for other in found.names} for e in (1e-4, -1e-4))
+            shares[part] = shares.get(part, 0.0) + (at(up, x) - at(down, x)) / 2e-4 / 40
+    told = {part: float(found.parts[found.names.index(part)]) for part in shares}
+    assert told == pytest.approx(shares, abs=1e-4) and max(map(abs, shares.values())) > 0.01
+
+
+@pytest.mark.parametrize("name", ["plain", "post"])
+def test_shares_of_the_logarithm_sum_to_its_change(name: str) -> None:
+    """Near consensus too, where the cosine hardly moves any more."""
+    model = network(STYLES[name], depth=1)
+    x, places = entered(model)
+    for size in (1.0, 1e-3):
+        near = x.mean(1, keepdim=True) + size * (x - x.mean(1, keepdim=True))
+        found = attribute(block_layer(model.stack.blocks[0], *places), near)
+        with torch.no_grad():
+            change = math.log(gap(near) / gap(model.stack.blocks[0](near, *places)))
+        assert float(found.logs.sum()) == pytest.approx(change, abs=1e-3) and abs(change) > 0.01
 
 
 def test_a_norm_without_gain_does_nothing() -> None:
-    """RMSNorm moves tokens along themselves: no angle changes."""
-    model = network(Style(place="post"))
+    """RMSNorm moves tokens along themselves: no angle changes, where no feed-forward's update is weighed against their length."""
+    model = network(Style(place="post", mix="gelu"))
     (x, places), block = entered(model), model.stack.blocks[0]
+    for parameter in block.mix.parameters():
+        nn.init.zeros_(parameter)
     nn.init.ones_(block.norm_attention.weight)
     nn.init.ones_(block.norm_mix.weight)
     found = attribute(block_layer(block, *places), x)
@@ -162,7 +177,7 @@ def stack_with_a_head(depth: int = 12, layer: int = 8, head: int = 3, strength: 
         if i == layer:
             v[8 * head], o[:, 8 * head] = along, strength * along
         step, paths = attention_layer((q, k, v, o), heads)
-        layers.append(Layer(((step,),), paths))
+        layers.append(Layer((step,), paths))
     return normal(2, 20, width, seed=99) + 3 * along, layers
 
 
@@ -171,7 +186,7 @@ def test_the_sentence_names_the_planted_head() -> None:
     found = []
     for layer in layers:
         found.append(attribute(layer, x))
-        x = x + sum(layer.stages[0][0](x).values())
+        x = x + sum(layer.steps[0](x).values())
     said = sentence(found)
     assert said.startswith("Layer 8 pulls tokens together (mean cosine 0.")
     assert "; head 3 of layer 8 does " in said and "through its eigenvalue 1.7 (by chance up to 0." in said
@@ -280,7 +295,7 @@ def test_a_trained_network_from_outside() -> None:
         print(
             f"layer {i}: {found[-1].before:.3f} -> {found[-1].after:.3f} step {found[-1].step:.2f} {given:.3f} {lost:.3f} {parts}"
         )
-        assert abs(found[-1].residual) < 1e-6
+        assert abs(found[-1].residual) < 2e-5
         x = after
     told = [0.635, 0.421, 0.415, 0.308, 0.341, 0.343, 0.364, 0.326, 0.343, 0.346, 0.340, 0.418]
     assert [each.after for each in found] == pytest.approx(told, abs=1e-3)

@@ -11,7 +11,7 @@ import torch
 
 from headwater import backbones, runfolder
 from headwater import settings as written
-from headwater.errors import InputError
+from headwater.errors import InputError, Unhealthy
 from headwater.interrupt import Interrupted
 from headwater.objectives import OBJECTIVES
 from headwater.objectives.network import Network
@@ -277,3 +277,44 @@ def test_further_changes_mix_scans_and_repeat(flat, tiny):
     plain = loop.views_at(3, flat, chosen, tiny(2, "views.geometry=0"), backbone)
     assert torch.equal(first.x, again.x) and torch.isfinite(first.x).all()
     assert torch.equal(first.boxes, plain.boxes) and not torch.allclose(first.x, plain.x)
+
+
+def judging(monkeypatch, states: dict[int, str]) -> None:
+    """Verdicts by step, instead of the watch's own; each step's once."""
+    from headwater.observe import running
+    from headwater.observe.verdict import Verdict
+
+    left = dict(states)
+
+    def judge(looks, levels):
+        return Verdict(left.pop(looks[-1]["step"], "weak"), "point", "As planted.", "", {})
+
+    monkeypatch.setattr(running, "verdict", judge)
+
+
+def test_an_alarm_stops_a_run_that_was_told_to(flat, tiny, tmp_path, monkeypatch):
+    judging(monkeypatch, {2: "collapsed"})
+    with pytest.raises(Unhealthy, match="step 2 of 4. As planted"):
+        loop.fit(flat, tiny(2, "pretrain.watch=4", "pretrain.alarm=stop"), tmp_path)
+    judging(monkeypatch, {2: "collapsed"})
+    loop.fit(flat, tiny(2, "pretrain.watch=4"), tmp_path / "warned")
+
+
+def test_an_alarm_takes_a_run_back_and_halves_the_rate(flat, tiny, tmp_path, monkeypatch):
+    settings = tiny(2, "pretrain.watch=4", "pretrain.alarm=back")
+    judging(monkeypatch, {1: "healthy", 3: "collapsed"})
+    loop.fit(flat, settings, tmp_path / "back")
+    events = runfolder.read_events(tmp_path / "back")
+    back = next(e for e in events if e["event"] == "rolled back")
+    assert (back["step"], back["from"], back["because"]) == (1, 3, "As planted.")
+    taken = [e for e in events if e["event"] == "step"]
+    assert [e["step"] for e in taken] == [1, 2, 3, 4]
+    plain = loop.fit(flat, tiny(2, "pretrain.watch=4"), tmp_path / "plain")
+    usual = [e["rate"] for e in runfolder.read_events(tmp_path / "plain") if e["event"] == "step"]
+    assert [e["rate"] for e in taken] == pytest.approx([usual[0], *(rate / 2 for rate in usual[1:])])
+    judging(monkeypatch, {1: "healthy", 3: "collapsed"})
+    run = tmp_path / "resumed"
+    with pytest.raises(Interrupted):
+        loop.fit(flat, settings, run, stop_at=2)
+    again = loop.fit(flat, settings, run)
+    assert same(again, loop.fit(flat, settings, tmp_path / "back")) and not same(again, plain)
