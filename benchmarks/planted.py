@@ -6,9 +6,9 @@ Command:   python benchmarks/planted.py [DATA] --out FOLDER [--seeds 0-6] [--onl
            [--reference FILE]
            DATA: a folder that may hold hippocampus/ and mednist/. FOLDER keeps the looks of each run; what is there is not
            trained again, so a stopped call goes on where it was, and verdicts are always made anew from the looks.
-Duration:  four to eight seconds a run on one core; about forty minutes for all of seven seeds. Judging: seconds.
+Duration:  three to fifteen seconds of one core a run, about twenty-five minutes for all of seven seeds. Judging: seconds.
 Method:    The runs are those of planted_runs.py: pictures of 48 x 48, a ViT of 48 channels and 4 layers or a small residual
-           encoder, 100 steps (mae 200, adversarial 150) of the product's own loop. Looks: headwater.observe.look at the student
+           encoder, 100 steps (mae and dino 200, adversarial 150) of the product's own step. Looks: observe.look at the student
            through 64 images, before the first step and LOOKS times over the run. Of a failing run the training ends AFTER its
            onset. Runs that are equal up to the onset share that part.
            Every prefix of the looks is judged. A cause counts as named if it is the verdict's at the last look. Delay: from the

@@ -32,6 +32,7 @@ from headwater.transfer.examples import central, picture_size
 
 FEW = 4  # images behind the explanation
 TEXT = "It cannot be said whether the features are healthy: there are no two views of a text here to agree. See the panel."
+CLOSE = 48  # images behind maps, words and neighbours
 THUMB = 64  # pixels along the longer side
 HEADS = 6  # heads whose eigenvalues are kept, those with the largest shares
 STEPS = 4  # of the bar
@@ -92,7 +93,7 @@ def _explained(seen: Subject) -> tuple[Explanation | None, dict[str, Any]]:
 def _closer(seen: Subject) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(seen.probe, Probe):
         return {}, {"words": ["maps and components are of images, and this model reads text"], **_order(seen)}
-    images = seen.probe.part(0, 0, len(seen.probe))
+    images = seen.probe.part(0, 0, min(CLOSE, len(seen.probe)))
     arrays, numbers = closer(seen.trained, images, untrained=seen.untrained, seed=seen.seed)
     return {**arrays, "thumbs": thumbs(images)}, numbers
 

@@ -100,7 +100,7 @@ CAUSES = {  # in the order of priority: what makes the other numbers meaningless
     ),
     "decay": Cause(
         "collapsed",
-        "Tokens get worse while image-level features do not",
+        "Tokens get worse: neighbours lose what they had in common",
         "long training of an image-level loss",
         "keep the earlier checkpoint for dense tasks; add a loss on tokens, or anchor their Gram matrix to that checkpoint",
     ),

@@ -26,8 +26,7 @@ ORDERLESS = 1e-5  # dependence on order that is rounding (1e-7 without positions
 LOST = 0.6  # of the agreement before training; healthy runs keep 0.75 and more at one level at least
 FEW, LINE = 2.0, 3.0  # directions that agree, and that there are (RankMe, which counts the offset as one), of features on a line
 NARROWED = 0.3  # of the RankMe before training
-HELD = 0.9  # of the pooled agreement at the tokens' best: it does not fall with them
-DECAYED = 0.7  # of their own peak, agreement and locality of tokens
+DECAYED, SCATTERED = 0.8, 0.75  # of their own peaks, agreement and locality of tokens; healthy runs keep 0.9 of the one
 BY_GROUP = (
     0.5  # agreement that goes with the means of groups (scanner, site); 0.37 at most in healthy runs on two made-up scanners
 )
@@ -250,12 +249,10 @@ def _decay(history: History, levels: Levels) -> str:
     rows = [(number(level(look, "dense").get("reliability")), value(look, "locality")) for look in history.since]
     rho, near = (max((v for v in column if math.isfinite(v)), default=math.nan) for column in zip(*rows, strict=True))
     recent = rows[-history.confirm :]
-    if not all(a < DECAYED * rho and b < DECAYED * near for a, b in recent):
+    if not all(a < DECAYED * rho and b < SCATTERED * near for a, b in recent):
         return ""
     peak = history.since[[row[0] for row in rows].index(rho)]
     then, now = (number(level(look, "pooled").get("reliability")) for look in (peak, history.now))
-    if not now > HELD * then:
-        return ""
     at = f" at step {number(peak.get('step')):,.0f}" if math.isfinite(number(peak.get("step"))) else " at their best"
     local = f"locality {recent[-1][1]:.2f} (best {near:.2f})"
     return f"dense agreement {recent[-1][0]:.2f} ({rho:.2f}{at}), {local}, pooled agreement {now - then:+.2f} since"

@@ -130,7 +130,9 @@ def _padded(inner: Tensor, size: tuple[int, ...], beyond: list[tuple[int, int]],
         filled = np.moveaxis(out[(slice(None),) * (axis + 1) + later], axis, 0)
         low, end = beyond[axis - 1][0], size[axis - 1] - beyond[axis - 1][1]
         filled[:low] = filled[2 * low : low : -1]
-        filled[end:] = filled[end - 2 : 2 * end - size[axis - 1] - 2 : -1] if end < size[axis - 1] else 0
+        if end < size[axis - 1]:
+            stop = 2 * end - size[axis - 1] - 2  # -1: the first of all is the last one needed
+            filled[end:] = filled[end - 2 : stop if stop >= 0 else None : -1]
     return torch.from_numpy(out)
 
 

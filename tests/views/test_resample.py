@@ -80,6 +80,14 @@ def test_blocks_far_outside_are_numpys_pad(shape, first, size, padding, name):
     assert labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("high", range(6))
+@pytest.mark.parametrize("low", range(6))
+def test_margins_as_wide_as_reflection_goes_are_numpys_pad(low, high):
+    scan = np.arange(2 * 6 * 5, dtype=np.float32).reshape(2, 6, 5)
+    found = read(scan, [-low, 0], (6 + low + high, 5), False, "reflect")
+    assert np.array_equal(found.numpy(), np.pad(scan, ((0, 0), (low, high), (0, 0)), mode="reflect"))
+
+
 def test_the_scan_is_left_as_it_was():
     scan = torch.randn(1, 8, 8)
     block = read(scan, [1, 1], (4, 4), False, "reflect")
