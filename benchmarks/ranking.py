@@ -14,8 +14,8 @@ Method:    Headwater's own loop on a nano residual encoder, one run per objectiv
            takes checkpoints for independent, those of one run are not, so it is too narrow. Null: 0; p: share of permuted
            orders with a tau as large. picked: probe of the checkpoint the score likes best, beside the best and the middle one.
 Printed last time: the rows of benchmarks/results/ranking_*.csv, checkpoint by checkpoint in ranking_*_checkpoints.csv (two
-           calls, --seed 0 and 1, joined). With a probe of tokens dense gain agreed (0.42 and 0.72), RankMe, LiDAR and alpha-ReQ ran
-           against it (-0.5 to -0.8); with a probe of image classes no score agreed (dense gain -0.12 and -0.21).
+           calls, --seed 0 and 1, joined). With a probe of tokens dense gain agreed (0.42 and 0.72); RankMe, LiDAR and alpha-ReQ
+           ran against it (-0.5 to -0.8); with a probe of image classes no score agreed (dense gain -0.12 and -0.21).
 """
 
 import argparse
