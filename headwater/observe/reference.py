@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from itertools import product
 from typing import Any
 
 from headwater.errors import InputError
@@ -56,6 +57,22 @@ def band(name: str, objective: str = EVERY) -> Band:
     found = known["bands"][objective][name]
     curves = (tuple(found[part]) for part in ("low", "middle", "high"))
     return Band(tuple(known["shares"]), *curves, found["runs"], known["how"][name])
+
+
+def usual(first: Any, share: float, objective: str) -> dict[str, dict[str, list[float]]]:
+    """Agreement and directions that healthy runs have at this share of training when they start as this one did.
+
+    first: the first look (`Look.plain`). Returns: by level and quantity, [10th, 90th percentile]; empty without a start.
+    """
+    objective, found = objective if objective in table()["bands"] else EVERY, {}
+    for level, quantity in product(("pooled", "dense"), ("reliability", "rank")):
+        start = (first.get(level) or {}).get(quantity)
+        if isinstance(start, (int, float)) and f"{level}.{quantity}" in table()["bands"][objective]:
+            there = band(f"{level}.{quantity}", objective)
+            low, _, high = there.at(share)
+            ends = [start + low, start + high] if there.how.startswith("less") else [start * low, start * high]
+            found.setdefault(level, {})[quantity] = ends
+    return found
 
 
 def beside(name: str, share: float, value: float, objective: str = EVERY) -> str:

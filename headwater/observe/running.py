@@ -13,6 +13,7 @@ from headwater.errors import InputError
 from headwater.observe.features import FEWEST
 from headwater.observe.look import Start, look, reason
 from headwater.observe.pairs import IMAGES, Probe, probe_views
+from headwater.observe.reference import usual
 from headwater.observe.verdict import ALARMS, TRAINED, Verdict, line, verdict
 from headwater.settings import Settings
 from headwater.streams import numpy_stream
@@ -81,6 +82,7 @@ class RunWatch:
         why = reason(network, self.probe, self.looks) if self.verdict.state in ALARMS and not first else ""
         event["sentence"] = "Before training." if first else f"{self.verdict.sentence} {why}".strip()
         event |= {"shift_voxels": list(self.probe.shift), "apart_voxels": list(self.probe.apart)}
+        event["usual"] = usual(self.looks[0], step / self.steps, self.settings.pretrain.objective)
         runfolder.append_event(self.run, {**event, "seconds": time.monotonic() - started})
         return "before training" if first else line(self.verdict)
 

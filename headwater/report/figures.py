@@ -19,6 +19,7 @@ PARTS = {  # names in the events -> words
 }
 NULLS = {"reliability": "null95", "rank": "rank_null95"}
 LEVELS = {"pooled": "whole scan", "dense": "single tokens"}
+BAND = "The pale band: healthy runs that begin alike, 10th to 90th percentile. They were small: take its shape, not its height."
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def watch(record: Record) -> list[Figure]:
                 levels.append(Level("chance", finite(null)[-1], "nothing"))
             alt = f"{title}, {words}: now {short(finite(y)[-1])}, before training {short(before)}, pixels alone {short(pixels)}"
             alt += f", chance below {short(finite(null)[-1])}." if chance else "."
-            lines = [Line("", x, y, "water", mark="circle" if len(x) <= 24 else "")]
+            lines = [*_usual(events, x, level, quantity), Line("", x, y, "water", mark="circle" if len(x) <= 24 else "")]
             drawing = chart(
                 lines, Axis("step", include=(0.0,)), Axis(unit, include=(0.0,)), alt=alt, levels=levels, chance=chance
             )
@@ -114,8 +115,18 @@ def watch(record: Record) -> list[Figure]:
                 for a, b, c in some(list(zip(x, y, null, strict=True)), 24)
             )
             head = ("step", quantity, "chance, 95 % below") if chance else ("step", quantity)
-            figures.append(Figure(f"{title}, {words}", drawing, "", head, table))
+            figures.append(Figure(f"{title}, {words}", drawing, BAND if len(lines) > 1 else "", head, table))
     return figures
+
+
+def _usual(events: list[dict[str, Any]], x: list[float], level: str, quantity: str) -> list[Line]:
+    """The band of healthy runs that started alike, where the looks hold one."""
+    ends = [mapping(mapping(event.get("usual")).get(level)).get(quantity) for event in events]
+    if not any(isinstance(end, list) and len(end) == 2 for end in ends):
+        return []
+    low, high = ([number(end[side]) if isinstance(end, list) and len(end) == 2 else math.nan for end in ends] for side in (0, 1))
+    middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
+    return [Line("healthy runs", x, middle, "ink", low=low, high=high, faint=True)]
 
 
 def arms(record: Record) -> dict[str, tuple[str, str]]:

@@ -48,3 +48,13 @@ def test_what_there_is_no_band_of_is_named():
         reference.band("charm")
     with pytest.raises(InputError, match="no healthy runs of 'charm'"):
         reference.band("dense.rank", "charm")
+
+
+def test_what_is_usual_begins_where_the_run_began():
+    first = {"dense": {"reliability": 0.4, "rank": 6.0}, "pooled": {"reliability": None}}
+    found = reference.usual(first, 0.0, "cva")
+    assert found == {"dense": {"reliability": [0.4, 0.4], "rank": [6.0, 6.0]}}
+    low, high = reference.usual(first, 1.0, "cva")["dense"]["reliability"]
+    assert low < 0.4 + reference.band("dense.reliability", "cva").at(1.0)[1] < high
+    assert reference.usual(first, 0.5, "of tomorrow") == reference.usual(first, 0.5, reference.EVERY)
+    assert reference.usual({}, 0.5, "cva") == {}

@@ -193,7 +193,9 @@ def events(run: Path, rng: np.random.Generator, steps: int = 1900, stop: int | N
                 240,
             )
             words = f"Features are stable and not random: agreement {dense['reliability']:.2f}, directions {dense['rank']:.0f}."
-            lines.append({"event": "watch", "step": step, "pooled": pooled, "dense": dense, "sentence": words})
+            usual = {"dense": {"reliability": [0.2 + 0.2 * grown, 0.3 + 0.5 * grown]}}
+            told = {"pooled": pooled, "dense": dense, "sentence": words, "usual": usual}
+            lines.append({"event": "watch", "step": step, **told})
     if not stop:
         lines.append({"event": "pretrained", "step": steps, "waiting": 0.034})
     text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -86,6 +86,14 @@ def test_chance_is_shown_for_both_numbers_and_old_runs_go_without(own):
     assert "chance 1.4" not in words and words.count("chance, 95 % below") == 3
 
 
+def test_the_band_of_healthy_runs_is_drawn_where_looks_hold_one(own):
+    page = load(own)
+    assert page.words().count("healthy runs that begin alike") == 1
+    text = (own / "events.jsonl").read_text().replace('"usual"', '"other"')
+    (own / "events.jsonl").write_text(text)
+    assert "healthy runs that begin alike" not in load(own).words()
+
+
 def test_pixels_that_agree_more_are_named(own):
     assert "Pixels alone" not in load(own).words()
     path = own / "observations" / "observe.json"
