@@ -15,7 +15,8 @@ from headwater.settings import Pretrain, Settings
 WARMING = 0.3  # share of the budget for pretraining when there are labels to spend the rest on
 FEWEST, MOST = 40, 1000  # steps of one adaptation that are worth making
 SHORTEST = 20  # steps of pretraining that are worth making
-LOOKING = 0.15  # share of pretraining that the watch may take
+LOOKING = 0.01  # share of pretraining that the watch takes, where that is enough for LOOKS
+LOOKS, CROWDED = 6, 0.15  # looks that a short run has too, and the share that they may take then
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
 MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
 
@@ -72,14 +73,15 @@ def _pretraining_seconds(settings: Settings, costs: Costs) -> float:
 
 
 def _pretraining(settings: Settings, costs: Costs, share: float) -> Settings:
-    """Steps and looks that fit a share of the budget; looks take at most LOOKING of it, unless set by hand."""
+    """Steps and looks that fit a share of the budget; looks take LOOKING of it if that buys LOOKS, unless set by hand."""
     seconds, told = share * 60 * settings.budget * MARGIN, settings.pretrain
     if told.watch == Pretrain().watch and costs.look:
-        told = replace(told, watch=max(2, min(told.watch, int(LOOKING * seconds / costs.look) - 2)))
+        often, most = (int(share * seconds / costs.look) - 2 for share in (LOOKING, CROWDED))
+        told = replace(told, watch=max(2, min(LOOKS, most), min(told.watch, often)))
     looks = (told.watch + 2) * costs.look
     steps = told.steps or int((seconds - looks) / costs.pretrain)
     if steps < SHORTEST and not told.steps:
-        raise InputError(_too_short(settings, (SHORTEST * costs.pretrain + 4 * costs.look) / ((1 - LOOKING) * share)))
+        raise InputError(_too_short(settings, (SHORTEST * costs.pretrain + 4 * costs.look) / ((1 - CROWDED) * share)))
     return replace(settings, pretrain=replace(told, steps=steps))
 
 
