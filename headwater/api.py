@@ -181,6 +181,7 @@ def observe(
     images: Path | str | None = None,
     *,
     out: Path | str | None = None,
+    classes: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     command: str = "",
@@ -188,8 +189,9 @@ def observe(
     """What any finished checkpoint has learned: agreement beside chance, its own start and pixels; why; heads and components.
 
     model: a run folder, a file of weights or a folder of Hugging Face (opening.py). images: as scans.gather takes them; of a run
-    its own scans if left out. Writes observe.json, closer.npz and the page observe.html into RUN/observations, else into `out`
-    (runs/observe-NAME). Returns: what observe.json holds, and "report", the page's path.
+    its own scans if left out. classes: folders, or the labels in an .npz or table, are classes that features may tell apart.
+    Writes observe.json, closer.npz and the page observe.html into RUN/observations, else into `out` (runs/observe-NAME).
+    Returns: what observe.json holds, and "report", the page's path.
     """
     from headwater import observation
 
@@ -198,8 +200,8 @@ def observe(
         if out is not None:
             raise InputError(f"{model} keeps what is observed in itself: leave out --out, or give images too.")
         run = _existing(model, "state/pretrain.safetensors", "headwater pretrain SCANS")
-        return observation.of_run(run, *_reopen(run), progress, command)
-    return observation.of_file(model, images, out, seed, progress, command)
+        return observation.of_run(run, *_reopen(run), progress, command, classes)
+    return observation.of_file(model, images, out, seed, progress, command, classes)
 
 
 def panel(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:

@@ -163,6 +163,7 @@ def observe(
     rank: Annotated[
         tuple[Path, ...], UseAppendAction, arg(metavar="OTHER", help="rank MODEL and these by what they gained, without a page")
     ] = (),
+    classes: Classes = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -174,7 +175,7 @@ def observe(
         rows = api.rank((model, *rank), images, seed=seed, progress=listener)
         print(jsons.dumps(runfolder.plain(rows), indent=1)) if json else listener.ranked(rows)
         return
-    found = api.observe(model, images, out=out, seed=seed, progress=listener, command=_command())
+    found = api.observe(model, images, out=out, classes=classes, seed=seed, progress=listener, command=_command())
     print(jsons.dumps(runfolder.plain(found), indent=1)) if json else listener.observed(found, api.panel(found))
     if found.get("verdict", {}).get("state") in UNHEALTHY:
         sys.exit(3)

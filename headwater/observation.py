@@ -14,6 +14,8 @@ from headwater import provenance, runfolder, subject
 from headwater.errors import InputError
 from headwater.observe import portrait
 from headwater.observe.closer import closer
+from headwater.observe.closer.labels import learned
+from headwater.observe.closer.path import IMAGES, path
 from headwater.observe.explain import Explanation, explain
 from headwater.observe.features import FEWEST
 from headwater.observe.look import look, measure
@@ -35,14 +37,14 @@ TEXT = "It cannot be said whether the features are healthy: there are no two vie
 CLOSE = 48  # images behind maps, words and neighbours
 THUMB = 64  # pixels along the longer side
 HEADS = 6  # heads whose eigenvalues are kept, those with the largest shares
-STEPS = 4  # of the bar
+STEPS = 5  # of the bar
 
 
 def observe(seen: Subject, progress: Progress) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Everything there is to say of a model, as JSON holds it, and arrays for pictures.
 
     Keys: model, images, final, initial, pixels (levels of agreement), look, start (whole looks), verdict, explanation,
-    eigenvalues, closer, seconds. What cannot be had is left out, and words say why.
+    eigenvalues, closer, motion, growth, seconds; with classes separability. What cannot be had is left out, and words say why.
     """
     began = time.monotonic()
     told = {"precision": seen.precision, "seed": seen.seed, "spacing": seen.spacing or None}
@@ -55,7 +57,11 @@ def observe(seen: Subject, progress: Progress) -> tuple[dict[str, Any], dict[str
         advance(1)
         arrays, found["closer"] = _closer(seen)
         advance(1)
-    panel = {**after.panel, "heads.ablation": _ablation(found["closer"])}
+        found |= path(seen.trained, seen.untrained, _first(seen, IMAGES), seed=seen.seed)
+        told_apart, gain = _learned(seen)
+        found |= told_apart
+        advance(1)
+    panel = {**after.panel, "heads.ablation": _ablation(found["closer"]), **gain}
     if not seen.its_own:
         panel |= dict.fromkeys(("change", "weights"), absent("the network before this training is not at hand"))
     after = replace(after, panel=panel)
@@ -79,6 +85,27 @@ def _pixels(found: Mapping[str, Any]) -> str:
     plain, dense = (found.get(side, {}).get("dense", {}).get("reliability", float("nan")) for side in ("pixels", "final"))
     said = f" Plain pixels agree more on these views ({plain:.2f}): stability is not usefulness, which labels decide."
     return said if plain > dense else ""
+
+
+def _first(seen: Subject, count: int) -> Any:
+    """The first images as the first view shows them; of texts the first, cut to the shortest: padding moves as well."""
+    if isinstance(seen.probe, Probe):
+        return seen.probe.part(0, 0, min(count, len(seen.probe)))
+    few = {name: ids[:count] for name, ids in seen.probe.items()}
+    mask = few.get("attention_mask")
+    length = few["input_ids"].shape[1] if mask is None else max(2, int(mask.sum(1).min()))
+    return {name: ids[:, :length] for name, ids in few.items()}
+
+
+def _learned(seen: Subject) -> tuple[dict[str, Any], dict[str, Number]]:
+    """Separability and reuse gain; nothing where classes were not asked for."""
+    if seen.labels is None:
+        return {}, {}
+    if not isinstance(seen.probe, Probe):
+        return {"separability": {"words": ["classes are of images, and this model reads text"]}}, {}
+    images = seen.probe.part(0, 0, len(seen.probe))
+    found, gain = learned(seen.trained, seen.untrained, images, seen.labels, seen.owners, seed=seen.seed)
+    return {"separability": found}, gain
 
 
 def _explained(seen: Subject) -> tuple[Explanation | None, dict[str, Any]]:
@@ -162,25 +189,31 @@ def portraits(run: Path, store: Store, settings: Settings) -> dict[str, Any]:
 
 
 def of_file(
-    model: Path, images: Path | str | None, out: Path | str | None, seed: int, progress: Progress, command: str
-) -> dict[str, Any]:
-    """Any checkpoint through any images, written into `out` or runs/observe-NAME. Returns what is written, and "report"."""
+    model: Path, images: Path | str | None, out: Path | str | None, seed: int, progress: Progress, command: str,
+    classes: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Any checkpoint through any images, written into `out` or runs/observe-NAME. Returns what is written, and "report".
+
+    classes: folders, or the labels in an .npz or table, are classes that the features may tell apart.
+    """
     if images is None:
         raise InputError(f"{model} is no run folder, which has scans of its own: give the images too (observe MODEL IMAGES).")
     opened = open_model(model, seed)
     folder = Path(out) if out is not None else Path("runs") / f"observe-{model.resolve().stem}"
     if folder.exists() and any(folder.iterdir()) and not (folder / "observe.json").exists():
         raise InputError(f"{folder} holds something else. Choose another --out for the observation.")
-    return _written(folder, *observe(subject.of_file(opened, images, seed), progress), command)
+    return _written(folder, *observe(subject.of_file(opened, images, seed, classes), progress), command)
 
 
-def of_run(run: Path, store: Store, settings: Settings, progress: Progress, command: str) -> dict[str, Any]:
+def of_run(
+    run: Path, store: Store, settings: Settings, progress: Progress, command: str, classes: bool = False
+) -> dict[str, Any]:
     """A run through its own scans, written into RUN/observations; with fewer than 8 scans pictures alone."""
     scans = len(chosen_from(store.split("train"), settings.seed))
     found: dict[str, Any] = {"why": f"agreement needs {FEWEST} scans, there are {scans}", "model": {"name": run.resolve().name}}
     arrays: dict[str, np.ndarray] = {}
     if scans >= FEWEST:
-        found, arrays = observe(subject.of_run(run, store, settings), progress)
+        found, arrays = observe(subject.of_run(run, store, settings, classes), progress)
     return _written(run / "observations", found | portraits(run, store, settings), arrays, command)
 
 

@@ -33,7 +33,8 @@ class Subject:
 
     probe: views of images, or a batch of ids. about: of model and images, for the page. history: looks during training. levels:
     that its objective trains. step: of the training that it was taken at. its_own: whether `untrained` is what training began
-    from, not another draw. spacing: mm per voxel of the views, () unknown.
+    from, not another draw. spacing: mm per voxel of the views, () unknown. labels, owners: class ("" unknown) and patient of each
+    image of the probe; None: classes were not asked for.
     """
 
     trained: nn.Module
@@ -47,9 +48,11 @@ class Subject:
     seed: int = 0
     its_own: bool = False
     spacing: tuple[float, ...] = ()
+    labels: Sequence[str] | None = None
+    owners: Sequence[str] = ()
 
 
-def of_file(opened: Opened, place: Path | str, seed: int = 0) -> Subject:
+def of_file(opened: Opened, place: Path | str, seed: int = 0, classes: bool = False) -> Subject:
     """The model and the images that lie at `place`, as the model takes them. Raises: InputError for what does not fit."""
     count = sum(p.numel() for p in opened.model.parameters())
     device = machine().device
@@ -60,8 +63,9 @@ def of_file(opened: Opened, place: Path | str, seed: int = 0) -> Subject:
         batch = texts(opened, place)
         rows, length = batch["input_ids"].shape
         words = [f"{rows} texts of up to {length} tokens; there are no two views of a text here, so agreement is not measured"]
-        return Subject(trained, untrained, batch, {"model": model, "images": {**shown, "used": rows, "words": words}}, seed=seed)
-    gathered = gather(place, opened.wants.ndim, most=MOST if count < LARGE else MOST // 2, seed=seed)
+        about = {"model": model, "images": {**shown, "used": rows, "words": words}}
+        return Subject(trained, untrained, batch, about, seed=seed, labels=() if classes else None)
+    gathered = gather(place, opened.wants.ndim, most=MOST if count < LARGE else MOST // 2, seed=seed, classes=classes)
     arrays, crop, words = fit(gathered.arrays, opened.wants)
     probe = _probe(trained, arrays, crop, opened.wants.stride, seed)
     images = {
@@ -70,7 +74,8 @@ def of_file(opened: Opened, place: Path | str, seed: int = 0) -> Subject:
     }  # fmt: skip
     as_read = all(a.shape[1:] == b.shape[1:] for a, b in zip(arrays, gathered.arrays, strict=True))
     spacing = gathered.spacing if as_read and len(gathered.spacing) == opened.wants.ndim else ()
-    return Subject(trained, untrained, probe, {"model": model, "images": images}, seed=seed, spacing=spacing)
+    known = {"labels": gathered.labels, "owners": gathered.owners} if classes else {}  # fit keeps every image, in its order
+    return Subject(trained, untrained, probe, {"model": model, "images": images}, seed=seed, spacing=spacing, **known)
 
 
 def _probe(model: nn.Module, arrays: Sequence[np.ndarray], crop: Sequence[int], stride: Sequence[int], seed: int) -> Probe:
@@ -84,13 +89,14 @@ def _probe(model: nn.Module, arrays: Sequence[np.ndarray], crop: Sequence[int], 
     return probe_views(arrays, crop, [s or n for s, n in zip(stride, crop, strict=True)], seed=seed, still=still)
 
 
-def of_run(run: Path, store: Store, settings: Settings) -> Subject:
-    """A finished run of ours beside its very start, through the scans it was watched through.
+def of_run(run: Path, store: Store, settings: Settings, classes: bool = False) -> Subject:
+    """A finished run of ours beside its very start, through the scans it was watched through. classes: those the run knows.
 
     Raises: InputError for fewer than 8 scans to learn from.
     """
     untrained, trained = backbones_of(run, store, settings)
-    arrays = [store.image(i) for i in chosen_from(store.split("train"), settings.seed)]
+    chosen = chosen_from(store.split("train"), settings.seed)
+    arrays = [store.image(i) for i in chosen]
     probe = probe_views(arrays, settings.views.crop, trained.stride, seed=settings.seed)
     history = [e for e in runfolder.read_events(run) if e.get("event") == "watch"][1:-1]
     wanted = settings.pretrain
@@ -102,10 +108,12 @@ def of_run(run: Path, store: Store, settings: Settings) -> Subject:
     words = [f"views of {' x '.join(map(str, settings.views.crop))} voxels of the scans that the run learned from"]
     crop, spacing = list(settings.views.crop), list(store.spacing)
     images = {"used": len(arrays), "found": len(store), "crop": crop, "spacing": spacing, "words": words}
+    groups, subjects = ([str(store.records[i].get(name) or "") for i in chosen] for name in ("group", "subject"))
+    known = {"labels": groups, "owners": subjects} if classes else {}
     levels = TRAINED.get(wanted.objective, ("pooled", "dense"))
     return Subject(
         trained, untrained, probe, {"model": model, "images": images}, history, levels, wanted.steps, settings.precision,
-        settings.seed, its_own=True, spacing=tuple(store.spacing),
+        settings.seed, its_own=True, spacing=tuple(store.spacing), **known,
     )  # fmt: skip
 
 

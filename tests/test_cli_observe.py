@@ -53,6 +53,20 @@ def test_json_is_all_that_is_printed_and_the_code_follows_the_verdict(places, tm
     assert found["command"].startswith(("headwater", "'headwater")) or found["command"]
 
 
+@pytest.mark.slow
+def test_classes_are_rows_of_the_tables(places, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    np.savez(tmp_path / "images.npz", images=np.load(places / "images.npy"), labels=np.arange(10) % 2)
+    ended("observe", places / "whole.safetensors", tmp_path / "images.npz", "--classes", "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "classes told by" in said and "linear probe" in said and "energy paid" in said
+
+
+def test_classes_that_nobody_told_are_one_sentence(places, tmp_path, capsys):
+    code = ended("observe", places / "whole.safetensors", places / "images.npy", "--classes", "--out", tmp_path / "out")
+    assert code == 2 and "does not say which class an image has" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from headwater import api, observation
 from headwater.backbones import build
 from headwater.errors import InputError
+from headwater.progress import Silent
 
 TOLD = {"family": "vit", "size": "nano", "patch": 4, "channels": 1, "ndim": 2}
 
@@ -76,6 +77,47 @@ def test_parts_sum_to_the_change_of_every_layer(untrained):
         assert total == pytest.approx(layer["after"] - layer["before"], abs=1e-3)
     for head in untrained[1]["eigenvalues"]:
         assert len(head["real"]) == len(head["imaginary"]) and head["null95"] >= head["radius"] > 0
+
+
+def test_depth_as_time_beside_the_untrained_network(untrained):
+    found = untrained[1]
+    for part in ("motion", "growth"):
+        assert found[part]["words"] == [] and found[part]["panel"]
+        assert all(one["null"] is not None for one in found[part]["panel"].values())
+    assert found["motion"]["trained"]["speed"] == pytest.approx(found["look"]["layers"]["speed"], rel=1e-3)
+    assert found["motion"]["panel"]["paid"]["value"] > 1 and len(found["growth"]["untrained"]["divergence_error"]) == 6
+    assert "separability" not in found and not any(name.startswith("reuse") for name in found["look"]["panel"])
+    rows = dict(api.panel(found))["Along the depth"]
+    assert rows[0][0] == "energy paid / least possible" and rows[-1][0] == "leading growth exponent, a layer"
+    text = (untrained[0] / "observe.html").read_text()
+    assert "What becomes of small changes" in text and "Can classes be told apart" not in text
+
+
+def labelled(pictures, path, kinds):
+    np.savez(path, images=np.load(pictures) + 0.01 * np.asarray(kinds)[:, None, None], labels=kinds)
+    return path
+
+
+@pytest.mark.slow
+def test_with_classes_labels_are_asked(pictures, untrained, tmp_path):
+    told = [untrained[0].parent / "a.safetensors", labelled(pictures, tmp_path / "a.npz", np.arange(12) % 2)]
+    found = observation.of_file(*told, tmp_path / "out", 0, Silent(), "", classes=True)
+    assert found["separability"]["words"] == [] and found["separability"]["classes"] == 2
+    assert len(found["separability"]["trained"]["accuracy"]) == 7 == len(found["separability"]["untrained"]["null95"])
+    panel = found["look"]["panel"]
+    assert 0 <= panel["reuse.accuracy"]["value"] <= 1 and panel["reuse.untrained"]["low"] <= panel["reuse.untrained"]["high"]
+    told = dict(api.panel(found))
+    assert any("nearest images" in row[0] for row in told["Learned"]) and "linear probe" in told["Along the depth"][-1][0]
+    assert "Can classes be told apart along depth?" in (tmp_path / "out" / "observe.html").read_text()
+
+
+@pytest.mark.slow
+def test_too_few_of_each_class_are_said_and_the_rest_is_as_ever(pictures, untrained, tmp_path):
+    told = [untrained[0].parent / "a.safetensors", labelled(pictures, tmp_path / "a.npz", np.arange(12) // 4)]
+    found = observation.of_file(*told, tmp_path / "out", 0, Silent(), "", classes=True)
+    assert len(found["separability"]["words"]) == 1 and "here are classes of 4, 4, 4 images" in found["separability"]["words"][0]
+    assert found["look"]["panel"]["reuse.accuracy"]["why"] == found["separability"]["words"][0]
+    assert found["motion"]["trained"] and "here are classes of 4, 4, 4 images" in (tmp_path / "out" / "observe.html").read_text()
 
 
 @pytest.mark.slow
@@ -161,6 +203,7 @@ def test_a_model_of_text(tmp_path):
     np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(0, 99, (12, 9)))
     found = api.observe(tmp_path / "model", tmp_path / "ids.npy", out=tmp_path / "out")
     assert found["verdict"]["state"] == "unknown" and "no two views of a text" in found["verdict"]["sentence"]
+    assert len(found["motion"]["trained"]["similarity"]) == 3 and len(found["growth"]["trained"]["stretch"]) == 2
     assert len(found["look"]["layers"]["similarity"]) == 3 and len(found["closer"]["order"]["tokens"]) == 2
 
 

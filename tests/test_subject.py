@@ -44,6 +44,17 @@ def test_the_stride_of_a_model_that_does_not_tell_it_is_tried(tmp_path):
     assert seen.spacing == (), "resized images have another spacing"
 
 
+def test_classes_of_the_images_that_are_shown(tmp_path):
+    kinds = np.array(["one", "two"])[np.arange(12) % 2]
+    array = np.random.default_rng(0).normal(size=(12, 24, 24))
+    array[3] = 0
+    np.savez(tmp_path / "images.npz", images=array, labels=kinds)
+    opened = open_model(saved(tmp_path / "a.safetensors"))
+    seen = of_file(opened, tmp_path / "images.npz", classes=True)
+    assert len(seen.labels) == len(seen.probe) == 11 and [kinds[int(i)] for i in seen.owners] == list(seen.labels)
+    assert of_file(opened, tmp_path / "images.npz").labels is None
+
+
 @pytest.mark.slow
 def test_a_run_beside_its_very_start(flat, tiny, tmp_path):
     settings = tiny(2, "pretrain.steps=4", "pretrain.watch=4")
@@ -55,4 +66,6 @@ def test_a_run_beside_its_very_start(flat, tiny, tmp_path):
     for name, value in seen.trained.state_dict().items():
         assert torch.equal(value, teacher.backbone.state_dict()[name]), name
     assert seen.its_own and seen.step == 4 and [look["step"] for look in seen.history] == [1, 2, 3]
-    assert seen.probe.views.shape[1] == 10 and seen.about["model"]["step"] == 4
+    assert seen.probe.views.shape[1] == 10 and seen.about["model"]["step"] == 4 and seen.labels is None
+    known = of_run(tmp_path, flat, settings, classes=True)
+    assert known.labels == [""] * 10 and len(set(known.owners)) == 10, "phantoms have no class"

@@ -147,7 +147,8 @@ def reason(model: nn.Module, probe: Probe | Any, looks: Sequence[Mapping[str, An
         return ""
     batch = probe.part(0, 0, EXPLAINED) if isinstance(probe, Probe) else first_images(probe, EXPLAINED)
     try:
-        return explain(_inner(plain(model)), batch).sentence
+        said = explain(_inner(plain(model)), batch).sentence
+        return "" if "cannot be explained" in said else said
     except (InputError, RuntimeError, NotImplementedError):  # some kernels have no forward derivative
         return ""
 
@@ -199,7 +200,7 @@ def _levels(shown: Shown, seed: int) -> dict[str, dict[str, Any]]:
     if shown.pooled[1] is None or len(shown.pooled[0]) < FEWEST:
         return found
     found["pooled"] = agreement(*shown.pooled, seed=seed).numbers()
-    if shown.dense is not None:
+    if shown.dense is not None and shown.dense[0].shape[1] > 1 or len(shown.grid) > 1:
         found["dense"] = dense_agreement(*shown.dense, seed).numbers()
     if shown.output[0] is not None:
         found["output"] = agreement(*shown.output, seed=seed).numbers()

@@ -19,6 +19,7 @@ MOST = 256  # tokens per image that transport compares exactly; more are subsamp
 FOLDS = 5  # of the cross-validation of linear probes
 PERMUTATIONS = 20  # shuffled labels behind the chance level of probes
 STRENGTHS = tuple(10.0**k for k in range(-2, 5))  # of the ridge, on standardised features
+TANGENTS = 2**22  # numbers of tokens and of attention maps whose changes are followed at once
 BROKEN = "a derivative of a block is zero, NaN or infinite at these tokens: growth has no logarithm there"
 
 Step = Callable[[Tensor], Tensor]
@@ -156,7 +157,7 @@ def growth(
             # the divergence is that of the whole cloud: token i moves as query, key and value
             traces = hutchinson(lambda _, x, f=step: f(x) - x, float(t), states[t], z, of="flow").sum(-1) / start[0].numel()
             parts.append(mean_and_error(traces.double()))
-            logs = torch.stack([_ratio(step, states[t], one) for one in z])
+            logs = (_forward(step, states[t], z).flatten(2).norm(dim=2) / z.flatten(2).norm(dim=2)).double().log()
             stretch.append(logs.mean(0)), spread.append(logs.std(0) / probes**0.5)
         exponents, residual = _exponents(steps, states, min(count, start[0].numel()), sweeps, generator)
     made = Growth(
@@ -167,16 +168,20 @@ def growth(
     return made
 
 
-def _forward(step: Step, x: Tensor, z: Tensor) -> Tensor:
-    """J z, forward; where a kernel has no forward mode, backward twice."""
+def _forward(step: Step, x: Tensor, rows: Float[Tensor, "K B N D"]) -> Float[Tensor, "K B N D"]:
+    """J z of every row z, forward and all at once; one by one where a block allows no more, without forward mode by vjps."""
+    try:
+        at_once = max(1, TANGENTS // (x.numel() + x.numel() // x.shape[-1] * x.shape[-2]))  # tokens, and their attention
+        return torch.func.vmap(lambda z: torch.func.jvp(step, (x,), (z,))[1], chunk_size=at_once)(rows)
+    except (RuntimeError, NotImplementedError):
+        return torch.stack([_one_forward(step, x, z) for z in rows])
+
+
+def _one_forward(step: Step, x: Tensor, z: Tensor) -> Tensor:
     try:
         return torch.func.jvp(step, (x,), (z,))[1]
     except NotImplementedError:
         return torch.autograd.functional.jvp(step, x, z)[1]
-
-
-def _ratio(step: Step, x: Tensor, z: Tensor) -> Float[Tensor, "B"]:
-    return (_forward(step, x, z).flatten(1).norm(dim=1) / z.flatten(1).norm(dim=1)).double().log()
 
 
 def _exponents(
@@ -190,8 +195,8 @@ def _exponents(
     for _ in range(sweeps):
         product, logs = torch.eye(width, dtype=torch.float64, device=basis.device).expand(shape[0], -1, -1), 0.0
         for step, x in zip(steps, states, strict=False):
-            moved = [_forward(step, x, z.reshape(shape).to(x)).flatten(1).double() for z in basis.unbind(-1)]
-            basis, r = torch.linalg.qr(torch.stack(moved, -1))
+            moved = _forward(step, x, basis.movedim(-1, 0).reshape(width, *shape).to(x)).flatten(2).double()
+            basis, r = torch.linalg.qr(moved.movedim(0, -1))
             product = r @ product
             size = product.norm(dim=(1, 2), keepdim=True)
             product, logs = product / size, logs + size.log().flatten()
@@ -221,27 +226,36 @@ class Separability:
 
 
 def separability(
-    layers: Sequence[Float[Tensor, "n d"]], labels: Integer[Tensor, "n"], seed: int = 0, permutations: int = PERMUTATIONS
+    layers: Sequence[Float[Tensor, "n d"]],
+    labels: Integer[Tensor, "n"],
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    owners: Integer[Tensor, "n"] | None = None,
 ) -> Separability:
     """Ridge classifier on standardised features of each layer (mean tokens: tokens.mean(1)), strength by leave-one-out.
 
-    The same folds, stratified by the true labels, serve the shuffled ones.
+    The same folds, stratified by the true labels, serve the shuffled ones. owners: patients; a fold holds all images of one.
 
-    Raises: InputError for a class with fewer than 5 images, one class, or features that are not finite.
+    Raises: InputError for a class with fewer than 5 images, one class, fewer than 5 owners, or features that are not finite.
     """
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     y = labels.cpu().numpy()
+    whose = np.arange(len(y)) if owners is None else owners.cpu().numpy()
     classes, y, counts = np.unique(y, return_inverse=True, return_counts=True)
     if permutations < 2:
         raise InputError(f"{permutations} shufflings give no chance level: use 2 or more, {PERMUTATIONS} for a 95th percentile")
     if len(classes) < 2 or counts.min() < FOLDS:
         raise InputError(f"a linear probe needs 2 classes with {FOLDS} images each, got counts {counts.tolist()}")
+    if len(set(whose.tolist())) < FOLDS:
+        raise InputError(f"a linear probe needs images of {FOLDS} patients, got {len(set(whose.tolist()))}")
     if not all(bool(x.isfinite().all()) for x in layers):
         raise InputError("features hold NaN or infinity: a linear probe cannot read them")
     orders = [torch.randperm(len(y), generator=torch_stream(seed, "observe", "probe", i)).numpy() for i in range(permutations)]
     draws = np.stack([y, *(y[order] for order in orders)], 1)  # n, 1 + permutations
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(y, y))
+    alone = len(set(whose.tolist())) == len(y)
+    made = (StratifiedKFold if alone else StratifiedGroupKFold)(FOLDS, shuffle=True, random_state=seed)
+    folds = list(made.split(y, y, None if alone else whose))
     found = np.array(
         [[_probed(x.detach().cpu().double().numpy(), draws, *fold) for fold in folds] for x in layers]
     )  # L, folds, draws

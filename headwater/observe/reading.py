@@ -57,7 +57,9 @@ def reader(
     with Recorder(network).attached() as recorder:
         run(network, few)
     found = find(network, recorder.calls, [a.name for a in recorder.attention], blocks)
-    last = found.names[-1]
+    shapes = {call.name: call.left or () for call in recorder.calls}
+    spread = [name for name in found.names if len(shapes[name]) > 2 and min(shapes[name][1:]) > 1]  # tokens, not logits
+    last = (spread or found.names)[-1]
     return (lambda x: _hooked(network, x, last, size)), f"tokens after {last} ({found.words})"
 
 
@@ -100,8 +102,10 @@ def _hooked(network: nn.Module, x: Any, last: str, size: tuple[int, ...]) -> Rea
     skip = 0
     if len(grid) == 1:
         skip, grid = laid(tokens.shape[1], size)
-    tokens = tokens[:, skip:]
+    whole, tokens = tokens, tokens[:, skip:]
     output = next((o for o in given if o.ndim == 2 and len(o) == images), None)
+    if skip and (output is None or output.shape[1] == tokens.shape[2]):
+        output = whole[:, 0]  # the class token itself, rather than what an untrained pooler makes of it
     if output is not None and output.shape == (images, tokens.shape[2]) and tokens.shape[1] == 1:
         output = None  # the features themselves
     return Reading(tokens, grid, tokens.mean(1), output)

@@ -14,7 +14,8 @@ from headwater.observe.features import FEWEST
 from headwater.observe.look import Start, look, reason
 from headwater.observe.pairs import IMAGES, Probe, probe_views
 from headwater.observe.reference import usual
-from headwater.observe.verdict import ALARMS, TRAINED, Verdict, line, verdict
+from headwater.observe.verdict import TRAINED, Verdict, line, verdict
+from headwater.observe.watch import EXPLAINED
 from headwater.settings import Settings
 from headwater.streams import numpy_stream
 
@@ -79,7 +80,7 @@ class RunWatch:
         self.verdict = verdict(self.looks, self.levels)
         first = len(self.looks) == 1
         event["state"], event["cause"] = ("start", "") if first else (self.verdict.state, self.verdict.cause)
-        why = reason(network, self.probe, self.looks) if self.verdict.state in ALARMS and not first else ""
+        why = reason(network, self.probe, self.looks) if self.verdict.cause in EXPLAINED and not first else ""
         event["sentence"] = "Before training." if first else f"{self.verdict.sentence} {why}".strip()
         event |= {"shift_voxels": list(self.probe.shift), "apart_voxels": list(self.probe.apart)}
         event["usual"] = usual(self.looks[0], step / self.steps, self.settings.pretrain.objective)

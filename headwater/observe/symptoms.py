@@ -10,6 +10,7 @@ from headwater.observe.levels import entry, level, mapping, number, or_zero, val
 
 EQUAL = 1e-7  # relative difference of teacher's and student's weights that is rounding; averages of late training keep 1e-5
 STILL = 1e-5  # change of weights, and of features, after which nothing has been learned
+RISEN = 10.0  # times the first loss, in two looks: the rate is too high, whatever features still agree on
 WARMING = 20  # steps before which one look at weights that did not move says nothing: warm-up, accumulation
 UNIFORM = 1e-3  # |loss - ln K| of a uniform output: 8.3178 of 8.3177662 in the threads on K = 4096
 LOOKING_AT_ONE = 0.25  # share of heads whose attention has fallen on single tokens
@@ -49,7 +50,10 @@ def _diverged(history: History, levels: Levels) -> str:
         why, before = (words(level(look, name).get("why")) for look in (history.now, history.before))
         if NOT_FINITE in why and history.before and NOT_FINITE not in before:
             return why
-    loss = entry(history.now, "loss")
+    loss, told = entry(history.now, "loss"), [value(look, "loss") for look in history.since]
+    told = [one for one in told if math.isfinite(one)]
+    if len(told) > 2 and 0 < RISEN * told[0] < min(told[-2:]):
+        return f"the loss is {told[-1]:.3g}, and was {told[0]:.3g} at the first look that was told one"
     return "the loss is not finite" if math.isinf(number(loss.get("value"))) or NOT_FINITE in words(loss.get("why")) else ""
 
 
@@ -72,11 +76,13 @@ def _unlearned(history: History, levels: Levels) -> str:
 def _still(history: History) -> bool:
     moved = history.recent("weights")
     early = len(moved) == 1 and number(history.now.get("step")) < WARMING
-    return bool(history.before and moved) and not early and max(map(abs, moved + history.recent("change"))) < STILL
+    if not history.before or not moved or early:
+        return False
+    return not any(moved) or max(map(abs, moved + history.recent("change"))) < STILL  # running means of norms move by themselves
 
 
 def _or_less(size: float) -> str:
-    return f"{size:.0e}" if abs(size) > 1e-12 else "0"
+    return f"{size:.0e}" if 1e-12 < abs(size) < 1e-2 else f"{size:.2g}" if abs(size) > 1e-12 else "0"
 
 
 def _after(history: History) -> str:

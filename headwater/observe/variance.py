@@ -11,6 +11,7 @@ from headwater.observe.number import Number, absent, broken, flat
 from headwater.streams import torch_stream
 
 HIGH = 3.0  # times the median norm; what Darcet et al. (2024) cure by registers lies above it
+PAIRS = 2**22  # anchors times tokens at most: distances of a dense map of a volume fill no memory
 ANCHORS = 512  # tokens whose neighbours are looked up at most
 WORK = 5e8  # multiplications spent on cosines at most; the first images that fit, 17 of 14 x 14 tokens of 768
 SHUFFLES = 20
@@ -79,18 +80,19 @@ def locality(tokens: Float[Tensor, "B N D"], places: Float[Tensor, "N k"], seed:
     if flat(float(x.square().sum(-1).mean()), square, tokens.dtype):
         return absent("tokens have no content beside image and position", how)
     generator = torch_stream(seed, "observe", "locality")
-    anchors = torch.randperm(count, generator=generator)[:ANCHORS]
+    anchors = torch.randperm(count, generator=generator)[: min(ANCHORS, max(16, PAIRS // count))]
     x = x[: max(1, int(WORK / (len(anchors) * count * width)))]
     x = (x / x.norm(dim=-1, keepdim=True).clamp(min=1e-300)).transpose(0, 1).flatten(1)  # (N, B D)
     cosines = x[anchors] @ x.T / (x.shape[1] / width)
-    apart = torch.cdist(places.double().cpu(), places.double().cpu())
+    places = places.double().cpu()
+    apart = torch.cdist(places[anchors], places)  # of the anchors alone: all pairs of a dense map fill the memory
     span = float((places.max(0).values - places.min(0).values).max()) / 2
     nearest = float(apart[apart > 0].min()) if (apart > 0).any() else 0.0
     if not nearest * 1.01 < span:
         return absent("the grid is too small to have near and far", how)
-    value = _contrast(cosines, apart[anchors], nearest, span)
+    value = _contrast(cosines, apart, nearest, span)
     orders = [torch.randperm(count, generator=generator) for _ in range(SHUFFLES)]
-    chance = [_contrast(cosines, apart[order[anchors]][:, order], nearest, span) for order in orders]
+    chance = [_contrast(cosines, torch.cdist(places[order[anchors]], places[order]), nearest, span) for order in orders]
     return Number(value, float(torch.tensor(chance, dtype=torch.float64).quantile(0.95)), how)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater.observe.causes import CAUSES
-from headwater.observe.levels import History, Judged, directions, judge, level, number
+from headwater.observe.levels import NOT_FINITE, History, Judged, directions, judge, level, number
 from headwater.observe.symptoms import found as causes_of
 
 FEW = 3  # directions worth a remark
@@ -34,8 +34,9 @@ ADVICE = {  # where no cause is known: what is usual, what to do next
         "too few steps, or an objective that does not ask for this agreement",
         "train longer, and let a few labels decide whether the features help",
     ),
-    "unknown": ("", "look for NaN or Inf in the loss and in the scans, and let a few labels decide whether the features help"),
+    "unknown": ("", "let a few labels decide whether the features help"),
 }
+BROKEN = "look for NaN or Inf in the loss and in the scans"  # before training already, else training has diverged
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def verdict(looks: Sequence[Any], levels: Sequence[str] = BOTH) -> Verdict:
     usual, remedy = (CAUSES[cause].usual, CAUSES[cause].next) if cause else ADVICE[state]
     if not cause and history.now.get("panel") and not any(level(history.now, name) for name in levels):
         sentence, usual, remedy = f"{OPENING[state]}: {UNSEEN}.", "", ""
+    if state == "unknown" and not cause and any(NOT_FINITE in judged[name].said for name in levels):
+        remedy = f"{BROKEN}, and {remedy}"
     if state in ("healthy", "weak", "random") and not cause:
         sentence += "".join(_aside(name, judged[name].state, state) for name in deciding)
     if state == "healthy":

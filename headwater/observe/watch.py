@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from headwater.observe.verdict import ALARMS, Verdict, verdict
 from headwater.streams import numpy_stream
 
 SHARE = 0.01  # of the time that looks may take, where nobody says how often
+EARLY = 0.05  # of the time so far, for the second look: most faults of wiring show then
+EXPLAINED = ("token", "point", "dimensional", "head")  # causes that layers and heads can be asked for
 BACK = 3  # times a run is rolled back at most
 ACTIONS = ("warn", "stop", "roll back")
 LOG = logging.getLogger("headwater")
@@ -81,7 +83,7 @@ class Watch:
         self.verdict: Verdict | None = None
         self.on_look: list[Callable[[dict[str, Any]], None]] = []
         self.off, self._start, self._healthy, self._back, self._said = blind, None, None, 0, set()
-        self._last, self._cost, self._spent = -1, 0.0, 0.0
+        self._last, self._cost, self._spent, self._told = -1, 0.0, 0.0, ("", "")
         try:
             if not self.off:
                 self.groups = None if groups is None else _grouped(groups)
@@ -114,11 +116,18 @@ class Watch:
     def _due(self, step: int) -> bool:
         if self.every is not None:
             return step % self.every == 0
-        return self._spent + self._cost <= SHARE * (time.monotonic() - self._began)
+        share = EARLY if len(self.looks) == 1 else SHARE
+        return self._spent + self._cost <= share * (time.monotonic() - self._began)
 
     def _probe(self, images: Any, seed: int) -> Probe | Any:
         """Hard views of images; anything else as it is, at most 96 of it."""
         images = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+        if not isinstance(images, (Tensor, Mapping, tuple)):
+            raise InputError(
+                f"images are a {type(images).__name__}: give one tensor (n, C, *S); of a loader next(iter(loader))[0]"
+            )
+        if isinstance(images, Tensor) and images.ndim > 3 and not images.is_floating_point():
+            raise InputError(f"images are {images.dtype}: give them as the model takes them, such as images.float() / 255")
         if not isinstance(images, Tensor) or not images.is_floating_point() or images.ndim < 3:
             return first_images(images, IMAGES)
         if self.groups is not None and len(self.groups) != len(images):
@@ -146,7 +155,7 @@ class Watch:
         self._spent += self._cost
         first = len(self.looks) == 1
         event = {**self.looks[-1], "state": "start" if first else found.state, "cause": "" if first else found.cause}
-        why = reason(self.model, self.probe, self.looks) if found.state in ALARMS and not first else ""
+        why = reason(self.model, self.probe, self.looks) if found.cause in EXPLAINED and not first else ""
         event |= {"sentence": "Before training." if first else f"{found.sentence} {why}".strip(), "seconds": self._cost}
         self._tell(event)
         return found
@@ -154,7 +163,10 @@ class Watch:
     def _tell(self, event: dict[str, Any]) -> None:
         """To the log, the file and whoever listens."""
         level = logging.WARNING if event["state"] in ALARMS else logging.INFO
-        LOG.log(level, "step %s  %s: %s", f"{event['step']:,}", event["state"], event["sentence"])
+        now = (event["state"], event["cause"])
+        words = event["sentence"] if now != self._told or level == logging.INFO else f"still {event['cause'] or 'so'}."
+        self._told = now
+        LOG.log(level, "step %s  %s: %s", f"{event['step']:,}", event["state"], words)
         if self.out is not None:
             try:
                 self.out.parent.mkdir(parents=True, exist_ok=True)

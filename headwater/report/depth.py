@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from headwater.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Line, Scale, chart, frame, mark, short, svg
+from headwater.report.charts import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, Axis, Level, Line, Scale, chart, frame, mark, short, svg
 from headwater.report.figures import Figure
 from headwater.report.record import mapping, number, rows
 
@@ -19,6 +19,18 @@ CURVES = {  # name among the layers -> title, words of the axis
     "entropy_low": ("Heads that look at one token", "share of heads"),
     "entropy_high": ("Heads that look at all tokens alike", "share of heads"),
     "distance": ("How far heads look", "distance"),
+}
+GROWN = {  # name within growth -> title, words of the axis, what it means
+    "stretch": (
+        "What becomes of small changes",
+        "log of their growth",
+        "Above 0 a layer spreads small changes, below it damps them.",
+    ),
+    "divergence": (
+        "Whether tokens spread or gather",
+        "divergence per dimension",
+        "Below 0 a layer contracts: nearby clouds gather.",
+    ),
 }
 TONES = {"mlp": "tuned", "head": "frozen"}
 MOST_LAYERS = 48
@@ -48,6 +60,67 @@ def curves(found: dict[str, Any]) -> list[Figure]:
         caption = "State 0 is what enters the first layer." if name == "similarity" else ""
         figures.append(Figure(title, drawing, caption, ("layer", "trained", "untrained"), table))
     return figures
+
+
+def ways(found: dict[str, Any]) -> list[Figure]:
+    """Charts of what small changes become in each layer, with standard errors, and of what a linear probe tells after each."""
+    growth = mapping(found.get("growth"))
+    made = [_grown(growth, name, *words) for name, words in GROWN.items()]
+    return [figure for figure in (*made, _told_apart(mapping(found.get("separability")))) if figure is not None]
+
+
+def _grown(growth: dict[str, Any], name: str, title: str, unit: str, said: str) -> Figure | None:
+    lines, table = [], {}
+    for side, tone, shift in (("untrained", "ink", -0.1), ("trained", "water", 0.1)):
+        told = mapping(growth.get(side))
+        y, error = (_values(told.get(key)) for key in (name, f"{name}_error"))
+        if len(y) != len(error) or not any(map(math.isfinite, y)):
+            continue
+        low, high = ([v + sign * 2 * e for v, e in zip(y, error, strict=True)] for sign in (-1, 1))
+        x = [i + shift for i in range(len(y))]
+        lines += [
+            Line("", x, y, tone, faint=True),
+            Line(side, x, y, tone, low, high, "circle" if side == "trained" else "point", joined=False),
+        ]
+        table[side] = [f"{short(v)} ± {short(e)}" for v, e in zip(y, error, strict=True)]
+    if not lines:
+        return None
+    count = max(len(line.y) for line in lines)
+    x_axis = Axis("layer", include=(-0.3, count - 0.7), ticks=ticks_of(count))
+    alt = f"{title}. " + " ".join(
+        f"{line.name}: {short(line.y[0])} in the first, {short(line.y[-1])} in the last layer." for line in lines if line.name
+    )
+    drawing = chart(lines, x_axis, Axis(unit, include=(0.0,)), alt=alt, levels=[Level("", 0.0, "before", told=False)])
+    rows_ = tuple((str(i), *(cells[i] if i < len(cells) else "–" for cells in table.values())) for i in range(count))
+    return Figure(title, drawing, f"{said} Whiskers: two standard errors.", ("layer", *table), rows_)
+
+
+def _told_apart(told: dict[str, Any]) -> Figure | None:
+    """Accuracy of a linear probe by state, over what shuffled labels reach."""
+    lines, table = [], {}
+    for side, tone in (("untrained", "ink"), ("trained", "water")):
+        y, error = (_values(mapping(told.get(side)).get(key)) for key in ("accuracy", "error"))
+        if len(y) == len(error) and sum(map(math.isfinite, y)) > 1:
+            low, high = ([v + sign * e for v, e in zip(y, error, strict=True)] for sign in (-1, 1))
+            lines.append(Line(side, range(len(y)), y, tone, low, high, "point"))
+            table[side] = [f"{short(v)} ± {short(e)}" for v, e in zip(y, error, strict=True)]
+    null = _values(mapping(told.get("trained")).get("null95"))
+    if not lines:
+        return None
+    chance = Line("chance", range(len(null)), null, "chance") if null and all(map(math.isfinite, null)) else None
+    count = max(len(line.y) for line in lines)
+    title = "Can classes be told apart along depth?"
+    alt = f"{title} " + " ".join(f"{line.name}: {short(line.y[0])} at first, {short(line.y[-1])} at last." for line in lines)
+    levels = [Level("chance", number(mapping(told.get("trained")).get("chance")), "before")]
+    drawing = chart(lines, Axis("state", ticks=ticks_of(count)), Axis("share right, classes alike", include=(0.0, 1.0)), alt=alt,
+                    levels=levels, chance=chance)  # fmt: skip
+    images, classes = (short(number(told.get(name))) for name in ("images", "classes"))
+    caption = (
+        f"A linear probe of the mean token, {images} images of {classes} classes; bands: one standard error over five folds. "
+    )
+    caption += "Grey: what shuffled labels reach. State 0 is what enters the first layer."
+    rows_ = tuple((str(i), *(cells[i] if i < len(cells) else "–" for cells in table.values())) for i in range(count))
+    return Figure(title, drawing, caption, ("state", *table), rows_)
 
 
 def _values(value: Any) -> list[float]:

@@ -30,6 +30,9 @@ GROUPS = {  # name of a number -> what it is, in words, by theme
         "weights": "change of weights since before training",
         "teacher": "distance of teacher and student",
         "prototypes.use": "prototypes in use",
+        "reuse.accuracy": "classes told by the nearest images, share right",
+        "reuse.untrained": "gain in that over the untrained network",
+        "reuse.pixels": "gain in that over pixels",
         "loss.gap": "loss less that of a uniform output",
         "loss": "loss",
     },
@@ -38,6 +41,15 @@ GROUPS = {  # name of a number -> what it is, in words, by theme
         "shortcut.group": "agreement left within a group (scanner, site)",
     },
 }
+ALONG = "Along the depth"
+JOURNEY = {  # of "motion"
+    "paid": "energy paid / least possible",
+    "energy": "energy paid: steps squared, times layers",
+    "transport": "least possible: optimal transport",
+    "way": "length of the way / distance of its ends",
+    "clusters": "groups of tokens after the last layer",
+}
+GROWTH = {"exponent": "leading growth exponent, a layer"}  # of "growth"
 PUBLISHED = {
     "rankme": "RankMe",
     "alpha_req": "α-ReQ",
@@ -66,7 +78,36 @@ def groups(found: dict[str, Any]) -> list[tuple[str, list[Row]]]:
     made = [
         (theme, [row for name, words in names.items() if (row := _row(panel, name, words))]) for theme, names in themes.items()
     ]
-    return [(theme, _together(theme, rows)) for theme, rows in made if rows]
+    along = [(ALONG, rows)] if (rows := journey(found)) else []
+    return [(theme, _together(theme, rows)) for theme, rows in made if rows] + along
+
+
+def journey(found: dict[str, Any]) -> list[Row]:
+    """What the tokens' way through the layers costs, what becomes of small changes, and what a probe tells at its end."""
+    rows = []
+    for part, names in (("motion", JOURNEY), ("growth", GROWTH)):
+        panel = mapping(mapping(found.get(part)).get("panel"))
+        made = [row for name, words in names.items() if (row := _row(panel, name, words))]
+        rows += made[:1] if made and all(row[1] == "–" for row in made) else made
+    return rows + _separable(mapping(found.get("separability")))
+
+
+def _separable(told: dict[str, Any]) -> list[Row]:
+    """Classes told by a linear probe after the last layer."""
+    words = "classes told by a linear probe, last layer"
+    now = mapping(told.get("trained"))
+    score, error, null = ([math.nan, *listed(now.get(name))][-1] for name in ("accuracy", "error", "null95"))
+    if math.isnan(score):
+        said = told.get("words")
+        return [(words, "–", "–", str(said[-1]))] if isinstance(said, list) and said else []
+    before = [math.nan, *listed(mapping(told.get("untrained")).get("accuracy"))][-1]
+    how = f"shuffled labels, 95 % below; chance {short(number(now.get('chance')))}, untrained {short(before)}"
+    return [(words, f"{short(score)} ± {short(error)}", short(null), how)]
+
+
+def listed(value: Any) -> list[float]:
+    """Numbers of a list, nan for what is none; nothing for what is no list."""
+    return [number(one) for one in value] if isinstance(value, list) else []
 
 
 def _together(theme: str, rows: list[Row]) -> list[Row]:

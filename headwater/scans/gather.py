@@ -24,40 +24,53 @@ _PICTURES = ("train_images", "val_images", "test_images")  # of MedMNIST
 @dataclass(frozen=True, eq=False)
 class Gathered:
     """arrays: (C, *S) float32 in the units of the file, finite, no two alike. spacing: mm per voxel, the median of the files that
-    state one, () where none does. found: how many images there are. words: what was left out and why, a sentence each."""
+    state one, () where none does. found: how many images there are. words: what was left out and why, a sentence each. labels,
+    owners: class ("" unknown) and patient of each array, where classes were asked for, else ()."""
 
     arrays: tuple[np.ndarray, ...]
     spacing: tuple[float, ...]
     found: int
     words: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ()
 
 
-def gather(place: Path | str, ndim: int, *, most: int = MOST, seed: int = 0) -> Gathered:
+@dataclass(frozen=True, eq=False)
+class Row:
+    """An image with what is known of it, or what is wrong with it."""
+
+    array: np.ndarray | None
+    spacing: tuple[float, ...] = ()
+    label: str = ""
+    owner: str = ""
+    fault: str = ""
+
+
+Source = Iterator[Row]
+
+
+def gather(place: Path | str, ndim: int, *, most: int = MOST, seed: int = 0, classes: bool = False) -> Gathered:
     """At most `most` images, drawn by the seed. place: a folder, table or list that `look` reads, a MedMNIST file, or one array
-    (n, *S), (n, C, *S) or, with 3 or 4 channels, (n, *S, C) in an .npy or .npz; ndim: of the model, tells these apart.
+    (n, *S), (n, C, *S) or, with 3 or 4 channels, (n, *S, C) in an .npy or .npz; ndim: of the model, tells these apart. classes:
+    folders, a column, or the labels in an .npz are classes; the images drawn are the same.
 
     Left out, with a word: what cannot be read, is not finite, holds one value only, or is a copy of another.
-    Raises: InputError for a place without images and for fewer than 8 usable ones.
+    Raises: InputError for a place without images, for fewer than 8 usable ones, and for no classes where they are asked for.
     """
     place = Path(place)
     if not place.exists():
         raise InputError(f"{place} does not exist (given as images). Check the path.")
     one = place.is_file() and place.suffix.lower() in (".npy", ".npz") and not _medmnist(place)
-    found, source = _rows(place, ndim, seed) if one else _files(place, seed)
-    kept: list[np.ndarray] = []
-    spacings: list[tuple[float, ...]] = []
+    found, source = _rows(place, ndim, seed, classes) if one else _files(place, seed, classes)
+    kept: list[Row] = []
     aside: Counter[str] = Counter()
     seen: set[bytes] = set()
-    for array, spacing, fault in source:
-        if array is None:
-            aside[fault] += 1
-            continue
-        why = _unusable(array, seen)
+    for row in source:
+        why = row.fault or _unusable(row.array, seen)
         if why:
             aside[why] += 1
             continue
-        kept.append(array)
-        spacings += [spacing] if spacing else []
+        kept.append(row)
         if len(kept) == most:
             break
     told = "; ".join(f"{count:,} {fault}" for fault, count in aside.most_common(3))
@@ -67,9 +80,15 @@ def gather(place: Path | str, ndim: int, *, most: int = MOST, seed: int = 0) -> 
             f"{place} has {len(kept)} usable image{'' if len(kept) == 1 else 's'} of {found:,}{why}; "
             f"agreement between views needs at least {FEWEST}: give more images."
         )
+    known = [tuple(getattr(row, name) for row in kept) for name in ("label", "owner")] if classes else []
+    spacing = _usual([row.spacing for row in kept if row.spacing])
+    return Gathered(tuple(row.array for row in kept), spacing, found, (f"left out: {told}",) if told else (), *known)
+
+
+def _usual(spacings: list[tuple[float, ...]]) -> tuple[float, ...]:
+    """Median of those with as many axes as most have."""
     usual = Counter(map(len, spacings)).most_common(1)[0][0] if spacings else 0
-    spacing = tuple(np.median([s for s in spacings if len(s) == usual], axis=0).round(4).tolist()) if usual else ()
-    return Gathered(tuple(kept), spacing, found, (f"left out: {told}",) if told else ())
+    return tuple(np.median([s for s in spacings if len(s) == usual], axis=0).round(4).tolist()) if usual else ()
 
 
 def _medmnist(place: Path) -> bool:
@@ -89,12 +108,9 @@ def _unusable(array: np.ndarray, seen: set[bytes]) -> str:
     return ""
 
 
-Source = Iterator[tuple[np.ndarray | None, tuple[float, ...], str]]  # array, spacing, fault
-
-
-def _files(place: Path, seed: int) -> tuple[int, Source]:
-    """Files in a drawn order, read as they are asked for; each as its array and spacing, or as what is wrong with it."""
-    items = understand(place).items
+def _files(place: Path, seed: int, classes: bool) -> tuple[int, Source]:
+    """Files in a drawn order, read as they are asked for."""
+    items = understand(place, classes=classes).items
     shown = identifiers.known(False)
 
     def each() -> Source:
@@ -102,15 +118,15 @@ def _files(place: Path, seed: int) -> tuple[int, Source]:
             try:
                 scan = read(items[i].source)
             except UnreadableError as fault:
-                yield None, (), f"cannot be read ({shown.name(items[i].name)} {fault.fault})"
+                yield Row(None, fault=f"cannot be read ({shown.name(items[i].name)} {fault.fault})")
                 continue
-            yield scan.array, scan.spacing if scan.spaced else (), ""
+            yield Row(scan.array, tuple(scan.spacing) if scan.spaced else (), items[i].group, items[i].subject)
 
     return len(items), each()
 
 
-def _rows(place: Path, ndim: int, seed: int) -> tuple[int, Source]:
-    """Entries of one array in a drawn order. Raises InputError for a file without an array of images."""
+def _rows(place: Path, ndim: int, seed: int, classes: bool) -> tuple[int, Source]:
+    """Entries of one array in a drawn order. Raises InputError for a file without an array of images, or of labels if asked."""
     held = arrays.parts(place)
     keys = [key for key, (shape, kind) in held.items() if len(shape) > ndim and kind.kind in "biuf"]
     if len(keys) != 1:
@@ -124,10 +140,21 @@ def _rows(place: Path, ndim: int, seed: int) -> tuple[int, Source]:
     if extra not in (0, 1, 2) or (extra == 2 and ndim == 3):
         raise InputError(f"{place} has {array.ndim} axes ({sized(array.shape)}); save (n, channels, *S) with {ndim} axes in S.")
     last = extra == 1 and array.shape[-1] in (3, 4) and array.shape[1] not in (1, 3, 4)
+    labels = _labels(place, len(array)) if classes else [""] * len(array)
 
     def each() -> Source:
         for i in numpy_stream(seed, "gather").permutation(len(array)):
             row = np.asarray(array[i], np.float32)
-            yield np.moveaxis(row, -1, 0) if last else row if extra else row[None], (), ""
+            yield Row(np.moveaxis(row, -1, 0) if last else row if extra else row[None], label=labels[i], owner=str(i))
 
     return len(array), each()
+
+
+def _labels(place: Path, count: int) -> list[str]:
+    """The class of each entry: of the array "labels", else of the only array with one whole number or word for each."""
+    held = {key: shape for key, (shape, kind) in arrays.parts(place).items() if kind.kind in "biuU"}
+    fits = [key for key, shape in held.items() if shape in ((count,), (count, 1))]
+    key = "labels" if "labels" in fits else fits[0] if len(fits) == 1 else None
+    if key is None:
+        raise InputError(f"{place} does not say which class an image has: save an .npz with images and labels, one for each.")
+    return [str(value) for value in arrays.load(place, key).reshape(-1).tolist()]

@@ -30,6 +30,14 @@ class Toy(nn.Module):
         return SimpleNamespace(tokens=x.flatten(2).transpose(1, 2), grid=tuple(x.shape[2:]), pooled=x.flatten(2).mean(2))
 
 
+def moved(module: nn.Module) -> nn.Module:
+    """The module with weights a little elsewhere, as after a step of training."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(1 + 1e-3)
+    return module
+
+
 class Output(Toy):
     """Whatever `change` makes of the tokens and the pooled vector."""
 
@@ -65,3 +73,4 @@ class Learner(Output):
 
     def train_on(self) -> None:
         self.noise *= 0.7
+        moved(self)

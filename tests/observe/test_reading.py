@@ -56,7 +56,6 @@ def test_tokens_after_the_last_norm_without_the_class_token(kind):
         out = model(x)
     assert found.grid == (SIDE // PATCH, SIDE // PATCH)
     torch.testing.assert_close(found.tokens, out.last_hidden_state[:, 1:])
-    torch.testing.assert_close(found.output, out.pooler_output)
     assert strides(found, (SIDE, SIDE)) == (PATCH, PATCH)
 
 
@@ -81,3 +80,16 @@ def test_what_the_user_says_is_read():
         model, x, features=lambda n, b: SimpleNamespace(tokens=n(b).flatten(2).mT, grid=(4, 4), pooled=n(b).mean((2, 3)))
     )
     torch.testing.assert_close(object_.tokens, whole.tokens)
+
+
+def test_a_classifier_is_read_at_its_maps_and_its_logits_are_the_output():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 12, 3, 2, 1), nn.Flatten(), nn.Linear(12 * 16, 5)).eval()
+    found, _ = read(model, images(3))
+    assert found.tokens.shape == (3, 16, 12) and found.grid == (4, 4) and found.output.shape == (3, 5)
+
+
+def test_the_class_token_is_the_output():
+    model, x = hugging("ViTModel"), images(3)
+    found, _ = read(model, x)
+    with torch.no_grad():
+        torch.testing.assert_close(found.output, model(x).last_hidden_state[:, 0])

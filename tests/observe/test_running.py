@@ -1,7 +1,7 @@
 """The watch of a run folder: looks as planned, goes on where it was, flags what collapses and lets the healthy be."""
 
 import torch
-from learners import Learner, Output, Shelf, Toy, scans
+from learners import Learner, Output, Shelf, Toy, moved, scans
 
 from headwater import runfolder
 from headwater.observe.running import RunWatch
@@ -34,13 +34,13 @@ def test_a_run_made_to_collapse_is_flagged(tmp_path) -> None:
     images, generator = scans(32, 36, 40), torch.Generator().manual_seed(0)
     eye = RunWatch(Shelf(images), list(range(32)), settings(watch=10), tmp_path, 60)
     eye.look(Toy(2), 0)
-    eye.look(Toy(2), 6)
+    eye.look(moved(Toy(2)), 6)
     for step in (12, 18):
-        eye.look(Output(lambda x: torch.ones_like(x) + 1e-6 * torch.randn(x.shape, generator=generator)), step)
+        eye.look(moved(Output(lambda x: torch.ones_like(x) + 1e-6 * torch.randn(x.shape, generator=generator))), step)
     last = runfolder.read_events(tmp_path)[-1]
     assert last["state"] == "collapsed" and "Next:" in last["sentence"]
     for step in (24, 30, 36):
-        eye.look(Output(lambda x: torch.randn(x.shape, generator=generator)), step)
+        eye.look(moved(Output(lambda x: torch.randn(x.shape, generator=generator))), step)
     assert runfolder.read_events(tmp_path)[-1]["state"] in ("collapsed", "random")
 
 

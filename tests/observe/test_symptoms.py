@@ -27,6 +27,7 @@ ONE = {"loss": 0.1, "loss__gap": 0.1 - math.log(64)}  # both sides sure of one p
 PLANTED = [  # cause, what the panel shows in the last two looks, what is just not enough
     ("unlearned", {"weights": 1e-9, "change": 0.0}, {"weights": 1e-9, "change": 1e-3}),
     ("unlearned", {"weights": 0.0, "change": None}, {"weights": 1e-2, "change": None}),
+    ("unlearned", {"weights": 0.0, "change": 0.2}, {"weights": 1e-7, "change": 0.2}),  # running means of norms move by themselves
     ("alias", {"teacher": 0.0}, {"teacher": 1e-5}),
     ("stuck", {"loss__gap": -9e-4}, {"loss__gap": 2e-3}),
     ("entropy", {"entropy__low": 0.4}, {"entropy__low": 0.2}),
@@ -218,4 +219,13 @@ def test_one_layer_whose_heads_narrow_is_no_alarm() -> None:
 def test_weights_at_rest_in_the_first_steps_are_no_symptom() -> None:
     looks = with_panel(healthy(1), (-1,), weights=0.0, change=0.0)
     looks[-1]["step"] = 1
+    assert causes(looks) == []
+
+
+def test_a_loss_that_rose_tenfold_is_divergence() -> None:
+    looks = healthy(4)
+    for look, loss in zip(looks[1:], (4.5, 900.0, 400.0, 380.0), strict=True):
+        look["panel"]["loss"] = told(loss)
+    assert "the loss is 380, and was 4.5" in verdict(looks).sentence and verdict(looks).cause == "diverged"
+    looks[-1]["panel"]["loss"] = told(20.0)
     assert causes(looks) == []

@@ -166,3 +166,9 @@ def test_half_precision_of_a_large_common_mean() -> None:
     x = (3 + 0.5 * MADE["healthy"]).half()
     np.testing.assert_allclose(shares(x), shares(MADE["healthy"]), atol=0.01)
     assert locality(x, PLACES).value > 0.8
+
+
+def test_locality_of_a_dense_map_takes_little_memory():
+    tokens = torch.randn(2, 128 * 128, 3, generator=torch.Generator().manual_seed(0))
+    found = locality(tokens, grid_places((128, 128)))  # all pairs of places would be 2 GiB, and 20 times again
+    assert abs(found.value) < 0.2 and found.null < 0.2

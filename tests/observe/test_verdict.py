@@ -149,6 +149,14 @@ def test_whatever_is_missing_or_malformed_nothing_is_raised(part: list[str]) -> 
     assert verdict(looks).cause == "prototype" and len(paths) > 40
 
 
+def test_nan_is_looked_for_only_where_features_are_not_finite() -> None:
+    broken = dense(math.nan, math.nan, why="features of 3 of 96 images are not finite")
+    assert "look for NaN" in verdict([{"step": 0, **broken}], ("dense",)).remedy
+    for looks in ([{"step": 0, **dense(0.7, 9)}], run(dense(0.96, 5), dense(0.95, 5))):
+        found = verdict(looks, ("dense",))
+        assert found.state == "unknown" and "NaN" not in found.sentence and "labels" in found.remedy, found.sentence
+
+
 @pytest.mark.parametrize("looks", [[], [{}], [{}, {}], [None, None], [{"step": 0}, {"step": "a", "panel": 3, "layers": []}]])
 def test_nothing_at_all_is_unknown(looks: list) -> None:
     assert verdict(looks).state == "unknown" and healthy_until(looks) is None

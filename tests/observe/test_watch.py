@@ -80,9 +80,10 @@ def test_by_itself_it_takes_a_hundredth_of_the_time(monkeypatch):
 
     watch._look, watch._cost = look, 2.0
     for step in range(1, 2001):
+        watch.looks += [{}] * (len(looked) == 1 and len(watch.looks) == 1)
         clock[0] += 1.0
         watch(step)
-    assert looked == [200.0 * k for k in range(1, 11)]
+    assert looked == [40.0, *(200.0 * k for k in range(2, 11))]
 
 
 def test_training_with_and_without_it_is_the_same_bit_for_bit():

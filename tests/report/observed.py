@@ -22,6 +22,28 @@ def _layer(i, rng):
     }  # fmt: skip
 
 
+def _way():
+    """What observe.json says of motion, growth and separability."""
+    told = {"stretch": [0.2, 0.1, 0.0, -0.1], "stretch_error": [0.01] * 4, "divergence": [-0.02, 0.0, 0.01, None]}
+    told |= {"divergence_error": [0.005] * 4, "exponents": [0.4, 0.3], "residual": [0.01, 0.02]}
+    score = {"accuracy": [0.4, 0.5, 0.6, 0.7, 0.8], "error": [0.03] * 5, "chance": 0.25, "null95": [0.35] * 5}
+    start = "the same network before training"
+    return {
+        "motion": {
+            "trained": {"speed": [0.3] * 4}, "words": ["trained: transport is that of 256 tokens"],
+            "panel": {
+                "energy": number(24.0, 0.2, start), "transport": number(10.0, 0.04, start), "paid": number(2.4, 5.0, start),
+                "way": number(1.5, 2.4, start), "clusters": number(12.5, 60.0, start),
+            },
+        },
+        "growth": {"trained": told, "untrained": told, "words": [], "panel": {"exponent": number(0.4, 0.1, start)}},
+        "separability": {
+            "images": 24, "classes": 4, "words": ["1 of 5 classes"], "trained": score,
+            "untrained": score | {"accuracy": [0.4, 0.4, 0.3, 0.4, 0.45]},
+        },
+    }  # fmt: skip
+
+
 def found(state="healthy", cause="", hostile=""):
     """What observe.json holds."""
     rng = np.random.default_rng(0)
@@ -31,6 +53,7 @@ def found(state="healthy", cause="", hostile=""):
         "heads.ablation": number(0.2, None), "order": number(None, None, "not sought", why="not measured at every look"),
         "teacher": number(None, None, why="no teacher was given"), "rankme": number(20.0, 40.0, "noise"),
         "shortcut.intensity": number(0.3, 0.5, low=0.2, high=0.4),
+        "reuse.untrained": number(0.11, 0.0, "the same network before training", low=0.02, high=0.2),
     }  # fmt: skip
     layers = {"similarity": [0.1, 0.2, 0.3, 0.4, 0.5], "speed": [0.3, None, 0.2, 0.1], "entropy_low": [0, 0, 0, 0]}
     look = {
@@ -50,7 +73,7 @@ def found(state="healthy", cause="", hostile=""):
         }
         for i in range(LAYERS)
     ]  # fmt: skip
-    return {
+    return _way() | {
         "model": {"name": hostile or "dino.pth", "kind": "ViT", "parameters": 21_000_000, "words": ["54 parameters of 54"]},
         "images": {"place": "scans", "used": 24, "found": 30, "crop": [32, 32], "words": [hostile or "left out: 2"]},
         "final": {"pooled": level, "dense": level}, "initial": {"pooled": level | {"reliability": 0.3}, "dense": level},

@@ -18,6 +18,31 @@ def test_curves_of_what_is_there():
     assert depth.curves({}) == [] and depth.curves({"look": {"layers": {"similarity": [None, 0.2]}}}) == []
 
 
+def test_growth_has_whiskers_of_two_errors_and_separability_its_chance():
+    figures = {figure.title: figure for figure in depth.ways(observed.found())}
+    stretch, divergence = (figures[words[0]] for words in depth.GROWN.values())
+    whiskers = re.findall(r'class="whisker water" d="M\S+ ([\d.]+)V([\d.]+)"', stretch.drawing)
+    assert len(whiskers) == 4 and stretch.drawing.count('class="whisker') == 8
+    points = [float(y) for y in re.findall(r'class="mark water" transform="translate\(\S+ ([\d.]+)\)', stretch.drawing)]
+    unit = (points[1] - points[0]) / 0.1
+    for low, high in whiskers:
+        assert float(low) - float(high) == pytest.approx(0.04 * unit, abs=0.21)
+    assert stretch.rows[3] == ("3", "−0.10 ± 0.010", "−0.10 ± 0.010") and "two standard errors" in stretch.caption
+    assert divergence.drawing.count('class="whisker water"') == 3, "a gap where there is no number"
+    told = next(figure for title, figure in figures.items() if "classes" in title)
+    assert told.rows[4] == ("4", "0.45 ± 0.030", "0.80 ± 0.030") and 'class="chance"' in told.drawing
+    assert "24 images of 4 classes" in told.caption and told.drawing.count('class="band') == 2
+
+
+def test_without_growth_and_classes_there_is_no_chart():
+    assert depth.ways({}) == [] == depth.ways({"growth": {"words": ["no"]}, "separability": {"words": ["no"]}})
+    odd = {"growth": {"trained": {"stretch": [1.0, None], "stretch_error": [0.1]}}, "separability": {"trained": 3}}
+    assert depth.ways(odd) == []
+    one = observed.found()
+    del one["growth"]["untrained"]
+    assert depth.ways(one)[0].head == ("layer", "trained")
+
+
 def heights(drawing, layer):
     """Signed lengths of a layer's bars, by part: those above the line of no change are positive."""
     line = float(re.search(r'class="zero" d="M\S+ (\S+?)H', drawing)[1])

@@ -31,7 +31,8 @@ def test_everything_is_told_in_order(tmp_path):
         "head 1 of layer 2 does 62 % of it", "without mlp, head 1", "0.93 (chance 0.40)", "blocks.2.attn",
         "2.10 of 3 heads differ (untrained 2.80); without head 2 features change by 0.020 (untrained 0.020)",
         "Largest 0.50; by chance up to 0.25 (dashed): 1 of 4 lie beyond.", "eigen-images: few", "Does the order of the patches",
-        "headwater observe dino.pth scans", "torch",
+        "headwater observe dino.pth scans", "torch", "energy paid / least possible", "0.11 [0.020, 0.20]", "1 of 5 classes",
+        "trained: transport is that of 256 tokens", "What becomes of small changes", "Can classes be told apart along depth?",
     ):  # fmt: skip
         assert text in words, text
     assert "nan" not in words.lower().split() and "None" not in words.split()
@@ -90,13 +91,23 @@ def test_damaged_and_odd_files_do_not_stop_it(tmp_path):
         "verdict",
         "pixels",
         "versions",
+        "motion",
+        "growth",
+        "separability",
     ):
         for wrong in (
             None,
             [],
             "text",
             3,
-            {"layers": 3, "words": 7, "heads": [1], "panel": {"rankme": 5}, "order": {"tokens": "a"}},
+            {
+                "layers": 3,
+                "words": 7,
+                "heads": [1],
+                "panel": {"rankme": 5},
+                "order": {"tokens": "a"},
+                "trained": {"stretch": "a"},
+            },
         ):
             (folder / "observe.json").write_text(json.dumps(found | {name: wrong}))
             load(folder)

@@ -101,3 +101,46 @@ def test_a_damaged_file_among_good_ones(phantoms, tmp_path):
     first.write_bytes(first.read_bytes()[:500])
     found = gather(folder, 3)
     assert len(found.arrays) == 11 and "cannot be read" in found.words[0]
+
+
+def test_classes_of_folders_follow_their_images(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for name, bright in (("dark", 0), ("light", 128)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(9):
+            picture = (rng.integers(0, 100, (12, 14)) + bright).astype(np.uint8)
+            Image.fromarray(picture if i else picture * 0).save(tmp_path / "set" / name / f"{name}{i}.png")
+    found, plain = gather(tmp_path / "set", 2, classes=True), gather(tmp_path / "set", 2)
+    assert found.labels == tuple("light" if array.mean() > 100 else "dark" for array in found.arrays)
+    assert sorted(found.labels) == ["dark"] * 8 + ["light"] * 8 and len(set(found.owners)) == 16
+    assert plain.labels == plain.owners == ()
+    assert all(np.array_equal(a, b) for a, b in zip(found.arrays, plain.arrays, strict=True)), "the same images are drawn"
+
+
+@pytest.mark.parametrize("key", ["labels", "y"])
+def test_classes_in_an_npz_follow_the_images_that_are_kept(tmp_path, key):
+    array, kinds = pictures(14), np.arange(14) % 3
+    array += 10 * kinds[:, None, None]
+    array[4] = 1.0
+    found = gather(saved(tmp_path, {"images": array, key: kinds, "about": np.arange(3)}, "a.npz"), 2, classes=True)
+    assert [int(label) for label in found.labels] == [round(float(a.mean()) / 10) for a in found.arrays]
+    assert len(found.labels) == 13 == len(set(found.owners))
+
+
+def test_classes_of_medmnist(tmp_path):
+    kinds = np.arange(12)[:, None] % 2
+    array = (np.random.default_rng(0).integers(0, 90, (12, 28, 28)) + 120 * kinds[:, :, None]).astype(np.uint8)
+    found = gather(saved(tmp_path, {"train_images": array, "train_labels": kinds}, "m.npz"), 2, classes=True)
+    assert found.labels == tuple("1" if a.mean() > 100 else "0" for a in found.arrays)
+
+
+def test_no_classes_where_they_are_asked_for(tmp_path, phantoms):
+    for place, ndim, said in (
+        (saved(tmp_path, pictures(9)), 2, "does not say which class an image has"),
+        (saved(tmp_path, {"images": pictures(9), "labels": np.arange(7)}, "b.npz"), 2, "does not say which class"),
+        (phantoms[0], 3, "says which class a scan has"),
+    ):
+        with pytest.raises(InputError, match=said):
+            gather(place, ndim, classes=True)
