@@ -10,6 +10,7 @@ from headwater.observe.levels import entry, level, mapping, number, or_zero, val
 
 EQUAL = 1e-7  # relative difference of teacher's and student's weights that is rounding; averages of late training keep 1e-5
 STILL = 1e-5  # change of weights, and of features, after which nothing has been learned
+BLOWN = 10.0  # times their size before training, in two looks; healthy small runs change by 0.15 at most
 RISEN = 10.0  # times the first loss, in two looks: the rate is too high, whatever features still agree on
 WARMING = 20  # steps before which one look at weights that did not move says nothing: warm-up, accumulation
 UNIFORM = 1e-3  # |loss - ln K| of a uniform output: 8.3178 of 8.3177662 in the threads on K = 4096
@@ -50,9 +51,12 @@ def _diverged(history: History, levels: Levels) -> str:
         why, before = (words(level(look, name).get("why")) for look in (history.now, history.before))
         if NOT_FINITE in why and history.before and NOT_FINITE not in before:
             return why
+    moved = history.recent("weights")
+    if history.before and len(moved) >= history.confirm and min(moved) > BLOWN:
+        return f"weights changed by {moved[-1]:.0f} times their size {_after(history)}"
     loss, told = entry(history.now, "loss"), [value(look, "loss") for look in history.since]
     told = [one for one in told if math.isfinite(one)]
-    if len(told) > 2 and 0 < RISEN * told[0] < min(told[-2:]):
+    if len(told) > history.confirm and 0 < RISEN * told[0] < min(told[-history.confirm :]):
         return f"the loss is {told[-1]:.3g}, and was {told[0]:.3g} at the first look that was told one"
     return "the loss is not finite" if math.isinf(number(loss.get("value"))) or NOT_FINITE in words(loss.get("why")) else ""
 

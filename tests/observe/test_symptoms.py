@@ -229,3 +229,11 @@ def test_a_loss_that_rose_tenfold_is_divergence() -> None:
     assert "the loss is 380, and was 4.5" in verdict(looks).sentence and verdict(looks).cause == "diverged"
     looks[-1]["panel"]["loss"] = told(20.0)
     assert causes(looks) == []
+
+
+def test_weights_many_times_their_size_are_divergence() -> None:
+    looks = with_panel(healthy(2), (1, 2), weights=85.0)
+    found = verdict(looks)
+    assert found.cause == "diverged" and "85 times their size" in found.sentence
+    assert "Last" not in found.sentence  # no look since training began was sound
+    assert causes(with_panel(healthy(), weights=3.0)) == []
