@@ -19,7 +19,7 @@ PARTS = {  # names in the events -> words
 }
 NULLS = {"reliability": "null95", "rank": "rank_null95"}
 LEVELS = {"pooled": "whole scan", "dense": "single tokens"}
-BAND = "The pale band: healthy runs that begin alike, 10th to 90th percentile. They were small: take its shape, not its height."
+BAND = "The green band: healthy runs that begin alike, 10th to 90th percentile. They were small: take its shape, not its height."
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _usual(events: list[dict[str, Any]], x: list[float], level: str, quantity: s
         return []
     low, high = ([number(end[side]) if isinstance(end, list) and len(end) == 2 else math.nan for end in ends] for side in (0, 1))
     middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
-    return [Line("healthy runs", x, middle, "ink", low=low, high=high, faint=True)]
+    return [Line("healthy runs", x, middle, "other2", low=low, high=high, faint=True)]
 
 
 def arms(record: Record) -> dict[str, tuple[str, str]]:
