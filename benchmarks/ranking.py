@@ -1,6 +1,6 @@
 """Which score without labels picks the checkpoint whose features a probe reads best?
 
-Question:  Several checkpoints of short runs, among them broken ones and the untrained network. Ordered by each label-free score
+Question:  Several checkpoints of short runs, among them the untrained network (and rates meant to break, which did not). Ordered by each score
            of headwater.ranking (agreement and directions gained over the own start, RankMe, alpha-ReQ, LiDAR, ...) and by a
            linear probe with labels: how far do the orders agree?
 Command:   python benchmarks/ranking.py [MEDNIST] [--steps 90] [--seed 0] [--threads 1] [--out FILE]
