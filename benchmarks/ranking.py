@@ -1,7 +1,7 @@
 """Which score without labels picks the checkpoint whose features a probe reads best?
 
-Question:  Several checkpoints of short runs, among them the untrained network (and rates meant to break, which did not). Ordered by each score
-           of headwater.ranking (agreement and directions gained over the own start, RankMe, alpha-ReQ, LiDAR, ...) and by a
+Question:  Several checkpoints of short runs, among them the untrained network (and rates meant to break, which did not). Ordered
+           by each score of headwater.ranking (agreement and directions gained over the own start, RankMe, alpha-ReQ, LiDAR, ...) and by a
            linear probe with labels: how far do the orders agree?
 Command:   python benchmarks/ranking.py [MEDNIST] [--steps 90] [--seed 0] [--threads 1] [--out FILE]
            On 96 phantoms of 48 x 48 with masks, made on the spot; and, where given, on MEDNIST, a folder of pictures by class.
