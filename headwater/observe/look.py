@@ -1,7 +1,7 @@
 """One look at a model: agreement of its features, the panel of numbers with their nulls, and what happens along its depth."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,13 +104,12 @@ def look(
     Raises: InputError for a model in which nothing is found.
     """
     network = plain(model)
-    pieces = _pieces(probe)
     with undisturbed(network):
-        few = placed(first_images(pieces[0][0], FEW), network)
+        few = placed(first_images(next(_parts(probe))[0], FEW), network)
         device = next((p.device.type for p in network.parameters()), "cpu")
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             read, words = reader(network, few, features=features, blocks=blocks)
-            shown = _shown(lambda x: read(placed(x, network)), probe, pieces)
+            shown = _shown(lambda x: read(placed(x, network)), probe)
             pitch = (
                 [s * mm for s, mm in zip(probe.stride, spacing, strict=True)] if spacing and isinstance(probe, Probe) else None
             )
@@ -131,12 +130,12 @@ def look(
 
 def measure(model: nn.Module, probe: Probe, precision: str = "fp32") -> dict[str, dict[str, Any]]:
     """The levels of a look alone: {"pooled": ..., "dense": ...}, and "output" where there is one; each `Agreement.numbers()`."""
-    network, pieces = plain(model), _pieces(probe)
+    network = plain(model)
     with undisturbed(network):
         device = next((p.device.type for p in network.parameters()), "cpu")
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            read, _ = reader(network, placed(pieces[0][0], network))
-            return _levels(_shown(lambda x: read(placed(x, network)), probe, pieces), probe.seed)
+            read, _ = reader(network, placed(probe.part(0, 0, FEW), network))
+            return _levels(_shown(lambda x: read(placed(x, network)), probe), probe.seed)
 
 
 def reason(model: nn.Module, probe: Probe | Any, looks: Sequence[Mapping[str, Any]]) -> str:
@@ -159,30 +158,29 @@ def _inner(network: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) and hasattr(inner, "segments") else network
 
 
-def _pieces(probe: Probe | Any) -> list[list[Any]]:
-    """Every view in parts of 16 images; what is no probe is its own only view."""
+def _parts(probe: Probe | Any) -> Iterator[tuple[Any, ...]]:
+    """16 images at a time as every view shows them; what is no probe is its own only view."""
     if isinstance(probe, Probe):
-        starts = range(0, len(probe), BATCH)
-        return [[probe.part(view, s, min(s + BATCH, len(probe))) for s in starts] for view in range(len(probe.views))]
+        for start in range(0, len(probe), BATCH):
+            yield tuple(probe.part(view, start, start + BATCH) for view in range(len(probe.views)))
+        return
     images = size_of(probe)
-
-    def part(x: Tensor, s: int) -> Tensor:
-        return x[s : s + BATCH] if x.ndim and x.shape[0] == images else x
-
-    return [[each_tensor(probe, lambda x, s=s: part(x, s)) for s in range(0, images, BATCH)]]
+    for start in range(0, images, BATCH):
+        yield (each_tensor(probe, lambda x, s=start: x[s : s + BATCH] if x.ndim and x.shape[0] == images else x),)
 
 
-def _shown(read: Callable[[Any], Reading], probe: Probe | Any, pieces: list[list[Any]]) -> Shown:
+def _shown(read: Callable[[Any], Reading], probe: Probe | Any) -> Shown:
     if not isinstance(probe, Probe):
-        here = read_all(read, pieces[0])
+        here = read_all(read, (part for (part,) in _parts(probe)))
         return Shown((here.pooled, None), (here.output, None), None, here.tokens, here.grid)
-    grid = read(pieces[0][0]).grid
-    there, back = shared(grid, probe, len(probe)) if len(grid) == len(probe.shift) else (slice(None), slice(None))
+    there = back = slice(None)
     tokens: list[list[Tensor]] = [[], [], []]
     rest: dict[str, list[list[Tensor]]] = {"pooled": [[], []], "output": [[], []]}
     left = HELD
-    for first, moved, far in zip(*pieces, strict=True):
-        a, b, c = (read_all(read, [x]) for x in (first, moved, far))
+    for views in _parts(probe):
+        a, b, c = (read_all(read, [x]) for x in views)
+        if not tokens[0] and len(a.grid) == len(probe.shift):
+            there, back = shared(a.grid, probe, len(probe))
         tokens[0].append(a.tokens[:, there])
         tokens[1].append(b.tokens[:, back])
         most = min(len(a.tokens), max(left // a.tokens[0].numel(), 0 if tokens[2] else 2))
@@ -192,7 +190,7 @@ def _shown(read: Callable[[Any], Reading], probe: Probe | Any, pieces: list[list
             for side, one in zip(kept, (a, c), strict=True):
                 side += [] if getattr(one, name) is None else [getattr(one, name)]
     joined = {name: tuple(torch.cat(side) if side else None for side in kept) for name, kept in rest.items()}
-    return Shown(joined["pooled"], joined["output"], (torch.cat(tokens[0]), torch.cat(tokens[1])), torch.cat(tokens[2]), grid)
+    return Shown(joined["pooled"], joined["output"], (torch.cat(tokens[0]), torch.cat(tokens[1])), torch.cat(tokens[2]), a.grid)
 
 
 def _levels(shown: Shown, seed: int) -> dict[str, dict[str, Any]]:
@@ -200,7 +198,7 @@ def _levels(shown: Shown, seed: int) -> dict[str, dict[str, Any]]:
     if shown.pooled[1] is None or len(shown.pooled[0]) < FEWEST:
         return found
     found["pooled"] = agreement(*shown.pooled, seed=seed).numbers()
-    if shown.dense is not None and shown.dense[0].shape[1] > 1 or len(shown.grid) > 1:
+    if math.prod(shown.grid) > 1:
         found["dense"] = dense_agreement(*shown.dense, seed).numbers()
     if shown.output[0] is not None:
         found["output"] = agreement(*shown.output, seed=seed).numbers()

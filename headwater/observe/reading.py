@@ -1,7 +1,7 @@
 """What any model says of images: tokens on their grid, one vector per image, and what its last head gives."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -162,7 +162,7 @@ def strides(reading: Reading, size: Sequence[int]) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def read_all(read: Read, parts: Sequence[Any]) -> Reading:
+def read_all(read: Read, parts: Iterable[Any]) -> Reading:
     """Readings of a batch in parts, joined, float32 on the CPU."""
     found = [read(part) for part in parts]
     tokens, pooled = (torch.cat([getattr(f, name).detach().float().cpu() for f in found]) for name in ("tokens", "pooled"))

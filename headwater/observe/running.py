@@ -57,6 +57,7 @@ class RunWatch:
         return self._noted(network, step, loss)
 
     def _noted(self, network: nn.Module, step: int, loss: float | None = None, noted: bool = True) -> str:
+        self.verdict = None  # an older one leads to nothing
         if self.settings.pretrain.watch <= 0:
             return ""
         if len(self.chosen) < FEWEST:

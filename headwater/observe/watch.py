@@ -151,11 +151,11 @@ class Watch:
         )
         self.looks.append(seen.plain())
         self.verdict = found = verdict(self.looks, self.levels)
-        self._last, self._cost = step, time.monotonic() - began
-        self._spent += self._cost
         first = len(self.looks) == 1
         event = {**self.looks[-1], "state": "start" if first else found.state, "cause": "" if first else found.cause}
         why = reason(self.model, self.probe, self.looks) if found.cause in EXPLAINED and not first else ""
+        self._last, self._cost = step, time.monotonic() - began
+        self._spent += self._cost
         event |= {"sentence": "Before training." if first else f"{found.sentence} {why}".strip(), "seconds": self._cost}
         self._tell(event)
         return found
@@ -192,21 +192,21 @@ class Watch:
     def _keep(self, step: int) -> None:
         """What to roll back to: the newest healthy state, or the start."""
         if self.action == "roll back":
-            self._healthy = (step, *(_held(x.state_dict()) for x in self._parts()))
+            self._healthy = (step, self._back, *(_held(x.state_dict()) for x in self._parts()))
 
     def _parts(self) -> list[Any]:
         return [x for x in (plain(self.model), self.optimizer, self.teacher and plain(self.teacher)) if x is not None]
 
     def _roll_back(self, step: int) -> None:
         """Weights and moments as they were at the last healthy look; learning rates halved once more for each time."""
-        then, *states = self._healthy
+        then, halved, *states = self._healthy  # how often the rates of that state had been halved
         self._back += 1
         for part, state in zip(self._parts(), states, strict=True):
             part.load_state_dict(_held(state))
         for group in self.optimizer.param_groups:
             for name in ("lr", "initial_lr"):
                 if name in group:
-                    group[name] *= 0.5**self._back
+                    group[name] *= 0.5 ** (self._back - halved)
         self.looks = [seen for seen in self.looks if seen["step"] <= then]
         LOG.warning("step %s  rolled back to step %s, with half the learning rate", f"{step:,}", f"{then:,}")
 

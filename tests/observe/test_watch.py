@@ -141,3 +141,14 @@ def test_what_goes_wrong_is_said_once_and_training_goes_on(caplog):
 def test_ids_are_watched_along_depth():
     watch = Watch(hugging("BertModel"), {"input_ids": ids(12)}, every=1)
     assert not watch.off and len(watch.looks[0]["layers"]["similarity"]) == 4
+
+
+def test_rates_are_halved_once_for_each_time_back():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    watch = Watch(model, pictures(8), every=1, action="roll back", optimizer=optimizer)
+    rates = []
+    for state in ("collapsed", "collapsed", "healthy", "collapsed"):
+        watch._act(len(rates) + 1, type(watch.verdict)(state, "", "", "", {}))
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.5, 0.25, 0.25, 0.125]
