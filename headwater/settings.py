@@ -10,6 +10,9 @@ from typing import Any, TypeVar, get_args
 from headwater.errors import InputError
 
 
+ARMS = ("scratch", "random-frozen", "frozen", "fine-tuned", "self-taught")  # ways to start a segmenter
+
+
 @dataclass(frozen=True)
 class Views:
     """How one scan becomes two views. Lengths in voxels of the prepared scans, angles in degrees."""
@@ -61,10 +64,12 @@ class Pretrain:
 
 @dataclass(frozen=True)
 class Adapt:
-    """How few labels are spent."""
+    """How few labels are spent, and how a segmenter is trained."""
 
     counts: tuple[int, ...] = (1, 2, 4, 8, 16)
     draws: int = 0  # 0: from the budget
+    seeds: int = 1  # trainings of each draw
+    arms: tuple[str, ...] = ("scratch", "random-frozen", "frozen", "fine-tuned")  # and self-taught
     steps: int = 0  # 0: from the budget
     batch: int = 2
     patch: tuple[int, ...] = ()
@@ -76,6 +81,31 @@ class Adapt:
     scale: tuple[float, float] = (0.85, 1.2)
     geometry: float = 0.7
     intensity: float = 1.0
+    mirror: tuple[int, ...] = ()  # axes that may be mirrored: those which the masks do not contradict
+    foreground: float = 0.5  # share of patches that are centred on a structure, in scans larger than the patch
+    schedule: str = "cosine"  # cosine | poly
+    deep: bool = True  # deep supervision
+    layer_decay: float = 1.0  # of a pretrained backbone's rate, from each stage to the one before it
+    freeze: float = 0.0  # share of the steps in which a pretrained backbone stays as it is
+    regions: tuple[str, ...] = ()  # structures that overlap, such as 1+2+3,2+3,3: sums of values in the masks, largest first
+    overlap: float = 0.5  # of the tiles a large scan is predicted in
+
+
+@dataclass(frozen=True)
+class Compare:
+    """How networks are compared."""
+
+    methods: tuple[str, ...] = (
+        "resenc",
+        "hybrid",
+        "swin",
+        "vit",
+        "parabolic",
+    )  # backbones; the first is what others are held against
+    labels: int = 0  # labelled scans to learn from; 0: all
+    seeds: int = 0  # trainings of each; 0: from the budget
+    steps: int = 0  # 0: from the budget
+    delta: float = 0.01  # of Dice, below which a difference does not matter
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,7 @@ class Settings:
     pretrain: Pretrain = field(default_factory=Pretrain)
     objective: dict[str, Any] = field(default_factory=dict)  # options of the objective, where they differ from its own defaults
     adapt: Adapt = field(default_factory=Adapt)
+    compare: Compare = field(default_factory=Compare)
 
 
 T = TypeVar("T")
@@ -171,6 +202,8 @@ def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise InputError(f"--set {assignment}: expected true or false, such as {assignment.split('=')[0]}=true.")
         return text.lower() == "true"
+    if isinstance(old, tuple) and get_args(kind)[0] is str:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     try:
         value = json.loads(f"[{text.strip('[]()').rstrip(',')}]" if isinstance(old, tuple) else text)
     except json.JSONDecodeError:
@@ -192,7 +225,7 @@ def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
 
 def check(settings: Settings) -> None:
     """Raises InputError for the first value that cannot work."""
-    views, pretrain, adapt = settings.views, settings.pretrain, settings.adapt
+    views, pretrain, adapt, compare = settings.views, settings.pretrain, settings.adapt, settings.compare
     rules: list[tuple[str, Callable[[Any], bool], dict[str, Any]]] = [
         (
             "give whole numbers from 1",
@@ -200,13 +233,14 @@ def check(settings: Settings) -> None:
             {"pretrain.batch": pretrain.batch, "pretrain.save": pretrain.save, "adapt.batch": adapt.batch}
             | {"backbone.patch": settings.backbone.patch, "views.mask_block": views.mask_block, "views.crop": views.crop}
             | {"views.parent": views.parent, "views.local_crop": views.local_crop}
-            | {"adapt.patch": adapt.patch, "adapt.counts": adapt.counts},
+            | {"adapt.patch": adapt.patch, "adapt.counts": adapt.counts, "adapt.seeds": adapt.seeds},
         ),
         (
             "give 0 (decided from the budget, or none) or more",
             lambda v: v >= 0,
             {"pretrain.steps": pretrain.steps, "pretrain.watch": pretrain.watch, "pretrain.transport": pretrain.transport}
-            | {"adapt.steps": adapt.steps, "adapt.draws": adapt.draws},
+            | {"adapt.steps": adapt.steps, "adapt.draws": adapt.draws, "compare.labels": compare.labels}
+            | {"compare.seeds": compare.seeds, "compare.steps": compare.steps, "compare.delta": compare.delta},
         ),
         (
             "give a number above 0",
@@ -220,7 +254,8 @@ def check(settings: Settings) -> None:
             lambda v: 0 <= v <= 1,
             {"pretrain.warmup": pretrain.warmup, "pretrain.momentum": pretrain.momentum, "views.geometry": views.geometry}
             | {"views.further": views.further}
-            | {"adapt.warmup": adapt.warmup, "adapt.geometry": adapt.geometry, "views.overlap": max(views.overlap)},
+            | {"adapt.warmup": adapt.warmup, "adapt.geometry": adapt.geometry, "views.overlap": max(views.overlap)}
+            | {"adapt.foreground": adapt.foreground, "adapt.freeze": adapt.freeze, "adapt.layer_decay": adapt.layer_decay},
         ),
         ("give a share between 0 and 1, such as 0.75", lambda v: 0 < v < 1, {"views.mask_ratio": views.mask_ratio}),
         (
@@ -229,7 +264,14 @@ def check(settings: Settings) -> None:
             {"views.overlap": views.overlap, "views.scale": views.scale, "adapt.scale": adapt.scale},
         ),
         ("give 0 (none) to 0.95, such as 0.5", lambda v: 0 <= v <= 0.95, {"views.elastic": views.elastic}),
+        ("give 0 to 0.9, such as 0.5", lambda v: 0 <= v <= 0.9, {"adapt.overlap": adapt.overlap}),
         ("give a whole number from 0", lambda v: v >= 0, {"views.locals": views.locals}),
+        ("use one of cosine, poly", lambda v: v in ("cosine", "poly"), {"adapt.schedule": adapt.schedule}),
+        (
+            "use some of scratch, random-frozen, frozen, fine-tuned, self-taught",
+            lambda v: v and set(v) <= set(ARMS),
+            {"adapt.arms": adapt.arms},
+        ),
         ("use one of reflect, zero, refuse", lambda v: v in ("reflect", "zero", "refuse"), {"views.padding": views.padding}),
         ("use one of warn, stop, back", lambda v: v in ("warn", "stop", "back"), {"pretrain.alarm": pretrain.alarm}),
         ("use one of auto, fp32, bf16", lambda v: v in ("auto", "fp32", "bf16"), {"precision": settings.precision}),
