@@ -1,40 +1,17 @@
 """The commands as functions: what the command line and Python share."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from headwater import runfolder
-from headwater import settings as told
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
-from headwater.request import ASKED, Request, folder_for
+from headwater.request import Request
+from headwater.session import begin, existing, look, reopen, resolve, sitting
 from headwater.settings import Settings
 
-
-def look(
-    scans: Path | str,
-    labels: Path | str | None = None,
-    *,
-    test: Path | str | None = None,
-    seed: int = 0,
-    classes: bool = False,
-    show_identifiers: bool = False,
-    progress: Progress | None = None,
-) -> Any:
-    """The data passport of a folder of scans (scans.passport.Passport)."""
-    from headwater.scans import passport
-
-    for name, path in (("scans", scans), ("labels", labels), ("test", test)):
-        if path is not None and not Path(path).exists():
-            raise InputError(f"{path} does not exist (given as {name}). Check the path.")
-    return passport.look(
-        Path(scans), Path(labels) if labels else None, test=Path(test) if test else None, seed=seed, classes=classes,
-        show_identifiers=show_identifiers, progress=progress or Silent(),
-    )  # fmt: skip
+__all__ = ["Request", "adapt", "distribution", "keep", "look", "observe", "panel", "pretrain", "rank", "report", "run"]
 
 
 def distribution(passport: Any, seed: int = 0, progress: Progress | None = None) -> Any:
@@ -65,82 +42,6 @@ def keep(passport: Any, distribution: Any, run: Path) -> Path:
     return report(run)
 
 
-def begin(request: Request, progress: Progress) -> tuple[Path, Any]:
-    """Looks at the scans and prepares them in the run folder; what was done before is found again. Returns folder and store."""
-    from headwater.scans.passport import Passport
-    from headwater.scans.prepare import prepare
-    from headwater.train.loop import objective_of
-
-    settings = wanted(request)
-    objective_of(settings)  # a name or an option that does not exist is said before anything is looked at
-    run = folder_for(request)
-    if (run / "settings.json").exists():
-        passport = Passport.load(run / "passport.json")
-    else:
-        passport = look(
-            request.scans, request.labels, test=request.test, seed=request.seed, classes=request.classes,
-            show_identifiers=request.show_identifiers, progress=progress,
-        )  # fmt: skip
-        runfolder.private_folder(run)
-        runfolder.write_json(run / ASKED, request.plain())
-        passport.save(run / "passport.json")
-    progress.say(f"What is in {passport.root}")
-    for sentence in passport.sentences():
-        progress.say(f"  {sentence}")
-    return run, prepare(passport, run / "store", spacing=settings.spacing or None, progress=progress)
-
-
-def wanted(request: Request, recipe: Settings | None = None) -> Settings:
-    """The recipe with what the user changed. Raises InputError for a change that makes no sense."""
-    settings = replace(
-        recipe or Settings(), seed=request.seed, **({} if request.budget is None else {"budget": float(request.budget)})
-    )
-    for change in request.changes:
-        settings = told.change(settings, change)
-    told.check(settings)
-    return settings
-
-
-def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Settings:
-    """The settings of the run: the recipe, the user's changes, steps and draws from a measured step. Written once, then read."""
-    if (run / "settings.json").exists():
-        settings = told.from_dict(Settings, runfolder.read_json(run / "settings.json"))
-        rows = runfolder.read_json(run / "plan.json")["lines"]
-        progress.say("Going on with the plan of before")
-    else:
-        import numpy as np
-
-        from headwater import costs as measuring
-        from headwater import plan, recipes
-        from headwater.device import machine
-        from headwater.train import loop
-        from headwater.transfer import adapt
-
-        here = machine()
-        shape = tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0))
-        scans = len(store.split("train"))
-        objective = wanted(request).pretrain.objective
-        settings = wanted(request, recipes.default(shape, bool(here.accelerator), objective, scans))
-        labelled, tests = adapt.trainable(store), adapt.testable(store)
-        if store.labelled and not (labelled and tests):
-            progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
-        batch = min(settings.pretrain.batch, max(2, scans))  # a scan twice in a batch is no pair of scans
-        settings = replace(settings, pretrain=replace(settings.pretrain, batch=batch))
-        costs = measuring.measure(store, settings, labelled if tests else [], progress)
-        settings = plan.spend(settings, costs, len(labelled), len(tests))
-        parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6
-        rows = plan.lines(settings, costs, store, here, len(tests), parameters)
-        plan.save(run, rows, costs)
-        runfolder.write_json(run / "settings.json", told.to_dict(settings))
-    progress.say("")
-    progress.say("Plan (change any line with --set NAME=VALUE, the names in brackets)")
-    for row in rows:
-        progress.say(f"  {row['name']:<10} {row['choice']}")
-        progress.say(f"  {'':<10}   because {row['because']}   [{row['set']}]")
-    progress.say("")
-    return settings
-
-
 def pretrain(request: Request, progress: Progress | None = None, command: str = "") -> Path:
     """A backbone from unlabelled scans, with the watch on. Returns the run folder."""
     progress = progress or Silent()
@@ -149,18 +50,6 @@ def pretrain(request: Request, progress: Progress | None = None, command: str = 
     with sitting(run, settings, command):
         _pretrain(run, store, settings, progress)
     return run
-
-
-@contextmanager
-def sitting(run: Path, settings: Settings, command: str) -> Iterator[None]:
-    """Notes in provenance.json what is needed to repeat the run, also when the work within is interrupted; minutes add up."""
-    from headwater import provenance
-
-    started, commit = time.monotonic(), provenance.commit()
-    try:
-        yield
-    finally:
-        provenance.write(run, settings, command, commit, time.monotonic() - started)
 
 
 def _pretrain(run: Path, store: Any, settings: Settings, progress: Progress) -> None:
@@ -199,8 +88,8 @@ def observe(
     if images is None and ((model / "settings.json").exists() or not model.exists()):
         if out is not None:
             raise InputError(f"{model} keeps what is observed in itself: leave out --out, or give images too.")
-        run = _existing(model, "state/pretrain.safetensors", "headwater pretrain SCANS")
-        return observation.of_run(run, *_reopen(run), progress, command, classes)
+        run = existing(model, "state/pretrain.safetensors", "headwater pretrain SCANS")
+        return observation.of_run(run, *reopen(run), progress, command, classes)
     return observation.of_file(model, images, out, seed, progress, command, classes)
 
 
@@ -227,8 +116,8 @@ def rank(
 
 def adapt(run: Path | str, progress: Progress | None = None, command: str = "") -> dict[str, Any]:
     """Scratch, frozen and fine-tuned at several label counts, with intervals. Returns the summary."""
-    run = _existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
-    store, settings = _reopen(run)
+    run = existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
+    store, settings = reopen(run)
     if not settings.adapt.counts:
         raise InputError(f"{run} was made without masks to adapt with. Start a run with --labels MASKS.")
     with sitting(run, settings, command):
@@ -245,7 +134,7 @@ def report(run: Path | str) -> Path:
     """Writes the run's one offline page; returns its path."""
     from headwater.report import conclusions, page
 
-    run = _existing(run, "passport.json", "headwater look SCANS --out RUN")
+    run = existing(run, "passport.json", "headwater look SCANS --out RUN")
     conclusions.write(run)
     return page.render(run)
 
@@ -261,16 +150,3 @@ def run(request: Request, progress: Progress | None = None, command: str = "") -
         if settings.adapt.counts:
             _adapt(folder, store, settings, progress)
     return report(folder)
-
-
-def _existing(run: Path | str, needed: str, remedy: str) -> Path:
-    run = Path(run)
-    if not (run / needed).exists():
-        raise InputError(f"{run} is not a run folder with {needed}. Make one with: {remedy}.")
-    return run
-
-
-def _reopen(run: Path) -> tuple[Any, Settings]:
-    from headwater.scans.store import Store
-
-    return Store.open(run / "store"), told.from_dict(Settings, runfolder.read_json(run / "settings.json"))

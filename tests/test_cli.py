@@ -176,9 +176,9 @@ def test_a_refused_request_does_not_block_the_corrected_one(capsys, phantoms, tm
 
 
 def test_a_wrong_setting_is_refused_before_the_scans_are_read(capsys, phantoms, tmp_path, monkeypatch):
-    from headwater import api
+    from headwater import session
 
-    monkeypatch.setattr(api, "look", lambda *given, **more: pytest.fail("looked at the scans first"))
+    monkeypatch.setattr(session, "look", lambda *given, **more: pytest.fail("looked at the scans first"))
     refused(capsys, "run", phantoms[0], "--out", tmp_path / "run", "--set", "pretrain.bach=4")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from headwater.backbones.attention import Style
 from headwater.backbones.continuous import ContinuousViT
 from headwater.backbones.features import Backbone
+from headwater.backbones.hybrid import Hybrid
 from headwater.backbones.pde import PDENet
 from headwater.backbones.resenc import ResEnc
 from headwater.backbones.swin import Swin
@@ -67,6 +68,15 @@ FAMILIES = {
             "small": (24, (2, 2, 2, 2), (3, 6, 12, 24)),
             "base": (48, (2, 2, 2, 2), (3, 6, 12, 24)),
             "large": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+        },
+    ),
+    "hybrid": Family(
+        Hybrid,
+        {  # ResEnc's, then blocks and heads of the transformer at its end
+            "nano": (WIDTHS["nano"], (0, 1, 1, 1), 2, 4),
+            "small": (WIDTHS["small"], (1, 3, 4, 4), 4, 4),
+            "base": (WIDTHS["base"], (1, 3, 4, 6, 6), 6, 5),
+            "large": (WIDTHS["large"], (1, 3, 4, 6, 6, 6), 8, 5),
         },
     ),
     "parabolic": Family(PDENet, flows(1), {"kind": "parabolic"}),

@@ -1,0 +1,52 @@
+"""The command line: one function per command; parses, calls, prints."""
+
+import contextlib
+import os
+import sys
+
+import tyro
+
+from headwater.cli import judging, looking, making
+from headwater.errors import InputError, Unhealthy
+from headwater.interrupt import Interrupted
+
+COMMANDS = {
+    f.__name__: f
+    for f in (
+        making.run,
+        looking.look,
+        making.pretrain,
+        looking.observe,
+        judging.adapt,
+        making.report,
+        making.demo,
+        making.doctor,
+    )  # fmt: skip
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command; a user's mistake is one sentence and exit code 2, a wish to stop is 130. What it writes is the owner's."""
+    os.umask(0o077)
+    app = tyro.extras.SubcommandApp()
+    for name, command in COMMANDS.items():
+        app.command(command, name=name)
+    try:
+        app.cli(
+            prog="headwater",
+            description="Pretrain on your own scans. Watch every token. Know whether it was worth it.",
+            args=arguments,
+        )
+    except InputError as fault:
+        print(fault, file=sys.stderr)
+        sys.exit(2)
+    except Unhealthy as fault:
+        print(fault, file=sys.stderr)
+        sys.exit(3)
+    except (Interrupted, KeyboardInterrupt) as wish:
+        print(f"\n{str(wish) or 'Stopped'}. The same command goes on from there.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        sys.exit(1)
