@@ -8,10 +8,11 @@ from headwater import runfolder
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.request import Request
-from headwater.session import begin, existing, look, reopen, resolve, sitting
+from headwater.session import begin, comparing, existing, look, reopen, resolve, sitting
 from headwater.settings import Settings
 
-__all__ = ["Request", "adapt", "distribution", "keep", "look", "observe", "panel", "pretrain", "rank", "report", "run"]
+__all__ = ["Request", "adapt", "against", "compare", "distribution", "export", "keep", "look", "observe", "panel", "predict"]
+__all__ += ["pretrain", "probe", "rank", "report", "run"]
 
 
 def distribution(passport: Any, seed: int = 0, progress: Progress | None = None) -> Any:
@@ -128,6 +129,55 @@ def _adapt(run: Path, store: Any, settings: Settings, progress: Progress) -> dic
     from headwater.transfer import adapt as transfer
 
     return transfer.run(store, settings, run / "adapt", run / "state" / "pretrain.safetensors", progress)
+
+
+def compare(
+    given: Request | Path | str, *, twice: bool = False, progress: Progress | None = None, command: str = ""
+) -> tuple[Path, dict[str, Any]]:
+    """Networks under equal data, preprocessing, augmentation and steps, then equal time; "no difference" is an answer.
+
+    given: a request, or a run folder whose scans and settings are used. twice: the first network against itself (A/A).
+    Returns: the run folder, and the summary that RUN/compare/summary.json holds. Raises: InputError without masks on both sides.
+    """
+    from headwater.transfer import compare as transfer
+
+    progress = progress or Silent()
+    if isinstance(given, Request):
+        run, store = begin(given, progress)
+        settings = comparing(given, store)
+    else:
+        run = existing(given, "settings.json", "headwater pretrain SCANS --labels MASKS")
+        store, settings = reopen(run)
+    with sitting(run, settings, command):
+        summary = transfer.run(store, settings, run / ("compare-twice" if twice else "compare"), progress, twice)
+    return run, summary
+
+
+def predict(model: Path | str, scans: Path | str, out: Path | str, **how: Any) -> list[dict[str, Any]]:
+    """Masks for new scans, in the geometry of their files (transfer/predict.py has what it can be told). Returns a row a scan."""
+    from headwater.transfer import predict as transfer
+
+    return transfer.predict(model, scans, out, **how)
+
+
+def export(run: Path | str, to: str, out: Path | str | None = None, *, what: str = "", replace: bool = False) -> Any:
+    """What a run trained, as files that others read, with a model card (transfer/export)."""
+    from headwater.transfer import export as transfer
+
+    return transfer.export(run, to, out, what=what, replace=replace)
+
+
+def against(
+    run: Path | str, scans: Path | str, *, show_identifiers: bool = False, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """How far each scan is from what a run's backbone has seen: {"name", "percentile" (0 to 100), "sentence"}, newest first."""
+    from dataclasses import asdict
+
+    from headwater.transfer import novelty
+
+    run = existing(run, "state/pretrain.safetensors", "headwater pretrain SCANS")
+    rows = [asdict(row) for row in novelty.scored(run, Path(scans), show_identifiers=show_identifiers, progress=progress)]
+    return sorted(rows, key=lambda row: (row["percentile"] != row["percentile"], -row["percentile"]))
 
 
 def report(run: Path | str) -> Path:

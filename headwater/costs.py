@@ -145,23 +145,29 @@ def _all_costs(
 
 def _adaptation(store: Store, settings: Settings, labelled: list[int], device: Any) -> tuple[dict[str, float], float]:
     """Seconds of one step of each arm, and of predicting one scan."""
-    from headwater.transfer import segment
+    from headwater.transfer import batches, segment, taught
 
     costs: dict[str, float] = {}
-    for arm in segment.ARMS:
-        if arm == "fine-tuned":  # the same network as from scratch
-            costs[arm] = costs["scratch"]
+    same = {"fine-tuned": "scratch", "random-frozen": "frozen", "frozen": "random-frozen"}  # networks that do the same work
+    for arm in settings.adapt.arms:
+        if same.get(arm) in costs:
+            costs[arm] = costs[same[arm]]
             continue
         network = segment.untrained(arm, store, settings).to(device)
-        optimizer, criterion = segment.optimizer_for(network, 0.0, 0.0), segment.criterion()
+        optimizer, loss = segment.optimizer_for(network, 0.0, 0.0), network.task.loss().to(device)
+        lesson = taught.Lesson(network, store, labelled[:1], settings, settings.seed) if arm == "self-taught" else None
 
-        def step(network: Any = network, optimizer: Any = optimizer, criterion: Any = criterion) -> None:
-            images, masks = (t.to(device) for t in segment.batch_at(0, store, labelled[:1], settings, settings.seed))
-            segment.train_step(network, criterion, optimizer, images, masks, 0.0, settings)
+        def step(network: Any = network, optimizer: Any = optimizer, loss: Any = loss, lesson: Any = lesson) -> None:
+            images, masks = (t.to(device) for t in batches.batch_at(0, store, labelled[:1], settings, settings.seed))
+            if lesson is not None:
+                images, masks = lesson.batch(settings.adapt.steps, images, masks)
+            segment.train_step(network, loss, optimizer, images, masks, 0.0, settings)
+            if lesson is not None:
+                lesson.learn(network)
 
         costs[arm] = _seconds(step, device)
     image = store.image(max(labelled, key=lambda i: store.image(i).size))  # the largest, for memory's sake
-    return costs, _seconds(lambda: segment.predict(network, image, settings.adapt.patch, settings.precision), device, 1)
+    return costs, _seconds(lambda: segment.predict(network, image, settings), device, 1)
 
 
 def _seconds(work: Callable[[], Any], device: Any, repeats: int = 2) -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from headwater.backbones import Backbone
 
-OURS = ("vit", "dinov2", "dinov2_with_registers")  # model types of Hugging Face that our ViT computes
+OURS = ("vit", "dinov2", "dinov2_with_registers", "headwater")  # model types that our backbones compute; the last is our own
 WEIGHTS = ("*.safetensors", "*.bin")
 LONGEST = 128  # tokens of a text
 

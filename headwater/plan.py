@@ -17,6 +17,8 @@ FEWEST, MOST = 40, 1000  # steps of one adaptation that are worth making
 SHORTEST = 20  # steps of pretraining that are worth making
 LOOKING = 0.01  # share of pretraining that the watch takes, where that is enough for LOOKS
 LOOKS, CROWDED = 6, 0.15  # looks that a short run has too, and the share that they may take then
+LONGER = 2  # times the steps of one adaptation, at least, that the model which is kept for predicting is trained for
+LONGEST = 4000  # steps of it that are worth making
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
 MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
 
@@ -87,11 +89,15 @@ def _pretraining(settings: Settings, costs: Costs, share: float) -> Settings:
 
 def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: int, left: float) -> Settings:
     """Steps, draws and label counts that fit what is left: fewer counts first, then fewer draws, never under FEWEST steps."""
-    told, per_step = settings.adapt, sum(costs.adapt.values())
+    told, per_step, worst = settings.adapt, sum(costs.adapt.values()), max(costs.adapt.values())
     scoring = len(costs.adapt) * tests * costs.test
 
+    def jobs(draws: int, counts: tuple[int, ...]) -> int:
+        return draws * told.seeds * len(counts)
+
     def steps(draws: int, counts: tuple[int, ...]) -> int:
-        return int((left / (draws * len(counts)) - scoring) / per_step)
+        n = jobs(draws, counts)
+        return int((left - n * scoring - told.final * worst) / (n * per_step + (0 if told.final else LONGER * worst)))
 
     thinner = [counts] + [(*counts[: n - 1], counts[-1]) for n in range(len(counts) - 1, 1, -1)]
     options = [(draws, c) for draws in ([told.draws] if told.draws else range(DRAWS, 0, -1)) for c in thinner]
@@ -101,13 +107,17 @@ def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: 
     else:
         found = next(((d, c) for d, c in options if steps(d, c) >= FEWEST), None)
         if found is None:
-            draws = options[-1][0]
-            raise InputError(_too_short(settings, (draws * (FEWEST * per_step + scoring)) / (1 - WARMING)))
+            least = jobs(options[-1][0], options[-1][1])
+            raise InputError(
+                _too_short(settings, (FEWEST * (least * per_step + LONGER * worst) + least * scoring) / (1 - WARMING))
+            )
         draws, counts = found
         while not told.draws and steps(draws + 1, counts) >= MOST and draws < 10:
             draws += 1
         each = min(MOST, steps(draws, counts))
-    return replace(settings, adapt=replace(told, counts=counts, draws=draws, steps=each))
+    rest = left - jobs(draws, counts) * (each * per_step + scoring)
+    final = told.final or max(LONGER * each, min(LONGEST, int(rest / worst)))
+    return replace(settings, adapt=replace(told, counts=counts, draws=draws, steps=each, final=final))
 
 
 def _too_short(settings: Settings, needed: float) -> str:
@@ -118,15 +128,18 @@ def _too_short(settings: Settings, needed: float) -> str:
 def minutes(settings: Settings, costs: Costs, tests: int) -> tuple[float, float]:
     """Expected minutes of pretraining and of adaptation."""
     pretrain = _pretraining_seconds(settings, costs)
+    if not costs.adapt:
+        return pretrain / 60, 0.0
     adapt = settings.adapt
     each = adapt.steps * sum(costs.adapt.values()) + len(costs.adapt) * tests * costs.test
-    return pretrain / 60, len(adapt.counts) * adapt.draws * each / 60 if costs.adapt else 0.0
+    final = adapt.final * max(costs.adapt.values())
+    return pretrain / 60, (len(adapt.counts) * adapt.draws * adapt.seeds * each + final) / 60
 
 
 def lines(
-    settings: Settings, costs: Costs, store: Store, machine: Machine, tests: int, parameters: float
+    settings: Settings, costs: Costs, store: Store, machine: Machine, tests: int, parameters: float, mirror: str = ""
 ) -> list[dict[str, str]]:
-    """What will be done and why, for the terminal, plan.json and the page."""
+    """What will be done and why, for the terminal, plan.json and the page. mirror: why axes are mirrored or not."""
     pretraining, adapting = minutes(settings, costs, tests)
     chosen, view, adapt = settings.backbone, settings.views, settings.adapt
     where = machine.accelerator or f"{machine.cores} cores and no accelerator"
@@ -158,11 +171,13 @@ def lines(
         rows.append(
             (
                 "adapt",
-                f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each, {_minutes(adapting)}",
+                f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each; "
+                f"{adapt.final} steps of the model that is kept; {_minutes(adapting)}",
                 f"the budget is {settings.budget:g} min, and {tests} scans are kept for testing",
-                "adapt.counts, adapt.draws, adapt.steps",
+                "adapt.counts, adapt.draws, adapt.steps, adapt.arms, adapt.final",
             )
         )
+        rows.append(("mirroring", _mirrored(settings, store), mirror or "you said so", "adapt.mirror"))
     size = (store.images.nbytes + store.labels.nbytes) / 2**30
     needs = f"the trial steps in {settings.precision} took that of {costs.free:.1f} GiB free; disk {size + 0.1:.1f} GiB"
     rows.append(("memory", f"{costs.memory:.1f} GiB", needs, "pretrain.batch, views.crop"))
@@ -173,6 +188,13 @@ def lines(
 
 def _spacing(store: Store) -> str:
     return " x ".join(f"{s:.3g}" for s in store.spacing) + " mm"
+
+
+def _mirrored(settings: Settings, store: Store) -> str:
+    """Axes that are mirrored while adapting, in words."""
+    words = {"R": "left-right", "L": "left-right", "A": "front-back", "P": "front-back", "S": "up-down", "I": "up-down"}
+    named = [words[store.orientation[a]] if store.orientation else f"axis {a}" for a in settings.adapt.mirror]
+    return ", ".join(named) if named else "none"
 
 
 def _why_spacing(store: Store, settings: Settings) -> str:

@@ -80,28 +80,20 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         rows = runfolder.read_json(run / "plan.json")["lines"]
         progress.say("Going on with the plan of before")
     else:
-        import numpy as np
-
         from headwater import costs as measuring
-        from headwater import plan, recipes
+        from headwater import plan
         from headwater.device import machine
         from headwater.train import loop
         from headwater.transfer import adapt
 
-        here = machine()
-        shape = tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0))
-        scans = len(store.split("train"))
-        objective = wanted(request).pretrain.objective
-        settings = wanted(request, recipes.default(shape, bool(here.accelerator), objective, scans))
+        settings, why = sized(request, store)
         labelled, tests = adapt.trainable(store), adapt.testable(store)
         if store.labelled and not (labelled and tests):
             progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
-        batch = min(settings.pretrain.batch, max(2, scans))  # a scan twice in a batch is no pair of scans
-        settings = replace(settings, pretrain=replace(settings.pretrain, batch=batch))
         costs = measuring.measure(store, settings, labelled if tests else [], progress)
         settings = plan.spend(settings, costs, len(labelled), len(tests))
         parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6
-        rows = plan.lines(settings, costs, store, here, len(tests), parameters)
+        rows = plan.lines(settings, costs, store, machine(), len(tests), parameters, why)
         plan.save(run, rows, costs)
         runfolder.write_json(run / "settings.json", told.to_dict(settings))
     progress.say("")
@@ -111,6 +103,36 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         progress.say(f"  {'':<10}   because {row['because']}   [{row['set']}]")
     progress.say("")
     return settings
+
+
+def sized(request: Request, store: Any) -> tuple[Settings, str]:
+    """The recipe for these scans with the user's changes, before any budget is divided, and why axes are mirrored or not."""
+    import numpy as np
+
+    from headwater import recipes
+    from headwater.device import machine
+    from headwater.transfer import adapt, mirroring
+
+    shape = tuple(int(n) for n in np.median([store.shape(i) for i in range(len(store))], axis=0))
+    scans, why = len(store.split("train")), ""
+    recipe = recipes.default(shape, bool(machine().accelerator), wanted(request).pretrain.objective, scans)
+    if labelled := adapt.trainable(store):
+        found = mirroring.found(store, labelled)
+        recipe, why = replace(recipe, adapt=replace(recipe.adapt, mirror=found.axes)), " ".join(found.sentences)
+    settings = wanted(request, recipe)
+    batch = min(settings.pretrain.batch, max(2, scans))  # a scan twice in a batch is no pair of scans
+    settings = replace(settings, pretrain=replace(settings.pretrain, batch=batch))
+    return settings, why if settings.adapt.mirror == recipe.adapt.mirror else ""
+
+
+def comparing(request: Request, store: Any) -> Settings:
+    """Settings for comparing networks on these scans; nothing is pretrained, so the run folder gets none. Raises InputError
+    without masks to learn from and to test on."""
+    from headwater.transfer import adapt
+
+    if not adapt.trainable(store) or not adapt.testable(store):
+        raise InputError("Comparing networks needs masks on both sides, to learn from and to test on: give --labels MASKS.")
+    return sized(request, store)[0]
 
 
 @contextmanager

@@ -71,6 +71,7 @@ class Adapt:
     seeds: int = 1  # trainings of each draw
     arms: tuple[str, ...] = ("scratch", "random-frozen", "frozen", "fine-tuned")  # and self-taught
     steps: int = 0  # 0: from the budget
+    final: int = 0  # steps of the one model that is kept for predicting; 0: from the budget
     batch: int = 2
     patch: tuple[int, ...] = ()
     learning_rate: float = 5e-3
@@ -239,7 +240,12 @@ def check(settings: Settings) -> None:
             "give 0 (decided from the budget, or none) or more",
             lambda v: v >= 0,
             {"pretrain.steps": pretrain.steps, "pretrain.watch": pretrain.watch, "pretrain.transport": pretrain.transport}
-            | {"adapt.steps": adapt.steps, "adapt.draws": adapt.draws, "compare.labels": compare.labels}
+            | {
+                "adapt.steps": adapt.steps,
+                "adapt.final": adapt.final,
+                "adapt.draws": adapt.draws,
+                "compare.labels": compare.labels,
+            }
             | {"compare.seeds": compare.seeds, "compare.steps": compare.steps, "compare.delta": compare.delta},
         ),
         (

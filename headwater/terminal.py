@@ -1,5 +1,6 @@
 """How the program talks: words and bars for a person."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -56,6 +57,69 @@ class Terminal:
         )
         self.say("tokens did (Kendall 0.42 and 0.72 on phantoms); for image classes no score here can be trusted. Labels decide.")
 
+    def adapted(self, summary: Mapping[str, Any]) -> None:
+        """Learning curves, what pretraining gained, and the model that is kept."""
+        kept = [("Dice", "mean", 100, ".1f"), ("NSD", "nsd", 100, ".1f"), ("HD95 mm", "hd95", 1, ".1f")]
+        kept = [column for column in kept if any(known(row.get(column[1])) for row in summary["table"])]
+        rows = [
+            (f"{row['count']} labels", row["arm"], *(shown(row.get(key), scale, form) for _, key, scale, form in kept), ends(row))
+            for row in summary["table"]
+        ]
+        self.table("\nFew labels", ("", "start", *(name for name, *_ in kept), "95 % of Dice"), rows)
+        for gain in summary["gains"]:
+            self.say(f"  {gain['sentence']}")
+        for name in ("saved", "choice", "model"):
+            if sentence := (summary.get(name) or {}).get("sentence"):
+                self.say(f"  {sentence}")
+        for word in summary.get("words", ()):
+            self.say(f"  {word}")
+
+    def compared(self, summary: Mapping[str, Any]) -> None:
+        """Networks beside each other, at equal steps and in equal time, and what may be said of them."""
+        for regime, title in (("steps", "Equal steps"), ("time", "Equal time")):
+            rows = [
+                (
+                    row["method"], shown(row["mean"], 100, ".1f"), str(row["steps"]), shown(row["seconds"], 1, ".0f"),
+                    shown(row.get("memory_gib"), 1, ".1f"), shown(row.get("parameters"), 1e-6, ".1f"), ends(row),
+                )
+                for row in summary["table"] if row["regime"] == regime
+            ]  # fmt: skip
+            if rows:
+                self.table(f"\n{title}", ("", "Dice", "steps", "s", "GiB", "M par.", "95 %"), rows)
+        for row in (*summary["pairs"], *summary.get("knockout", ())):
+            self.say(f"  {row['sentence']}")
+        for name in ("suitability", "factor", "advice"):
+            if sentence := (summary.get(name) or {}).get("sentence"):
+                self.say(f"  {sentence}")
+        for word in (*summary.get("leakage", ()), *summary.get("words", ())):
+            self.say(f"  {word}")
+
+    def predicted(self, rows: Sequence[Mapping[str, Any]], most: int) -> None:
+        """Scans with what was found in each, and what could not be done."""
+        done = [row for row in rows if row.get("written")]
+        told = [
+            (
+                row["file"],
+                ", ".join(f"{name} {value:.1f} ml" for name, value in (row.get("ml") or {}).items()),
+                shown(row.get("novelty"), 1, ".0f"),
+                " ".join(row.get("words") or ()),
+            )
+            for row in done[:most]
+        ]
+        self.table("\nMasks", ("", "structures", "novelty", ""), told)
+        if len(done) > most:
+            self.say(f"  and {len(done) - most:,} more (--json, or predictions.json, has all)")
+        for row in rows:
+            if not row.get("written"):
+                self.say(f"  left out: {row['file']}: {row.get('fault', '')}.")
+
+    def beside(self, rows: Sequence[Mapping[str, Any]], most: int) -> None:
+        """Scans by how new they are to a backbone, the newest first."""
+        told = [(row["name"], shown(row["percentile"], 1, ".0f"), row["sentence"]) for row in rows[:most]]
+        self.table("\nNewest first: percentile among the scans it learned from", ("", "percentile", ""), told)
+        if len(rows) > most:
+            self.say(f"  and {len(rows) - most:,} more (--json has all)")
+
     @contextmanager
     def track(self, label: str, total: int) -> Iterator[Callable[..., None]]:
         """A bar with what is left; the last note stays beneath it."""
@@ -83,6 +147,21 @@ class Terminal:
                     bars.console.print(Text(f"  {note}", style="dim"))
 
             yield advance
+
+
+def known(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def shown(value: Any, scale: float, form: str) -> str:
+    """A number times `scale`; a dash where there is none."""
+    return format(value * scale, form) if known(value) else "–"
+
+
+def ends(row: Mapping[str, Any]) -> str:
+    """The interval of a Dice in points; empty where there is none."""
+    return f"{100 * row['low']:.1f} to {100 * row['high']:.1f}" if known(row["low"]) and known(row["high"]) else ""
 
 
 class Quiet(Terminal):

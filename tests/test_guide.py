@@ -31,7 +31,9 @@ def figures() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["flow.md", "backbones.md", "objectives.md", "heads.md", "golden-rules.md", "collapse.md"])
+@pytest.mark.parametrize(
+    "page", ["flow.md", "backbones.md", "objectives.md", "heads.md", "golden-rules.md", "collapse.md", "export.md"]
+)
 def test_the_example_prints_what_the_page_says(page):
     text = (GUIDE / page).read_text(encoding="utf-8")
     code, told = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL).groups()

@@ -60,5 +60,6 @@ class Turn(nn.Module):
             hidden = torch.zeros_like(seen, dtype=rows.dtype).masked_fill(~seen, -torch.inf).flatten(2)[:, :, None]  # B 1 1 N
             hidden = hidden.expand(-1, block.attention.heads, rows.shape[1], -1)
             bias = hidden if bias is None else bias + hidden
+            cos, sin = (None if a is None else a.expand(len(rows), -1, -1, -1) for a in (cos, sin))  # one per image, as the bias
         y = block(rows, cos, sin, bias).transpose(1, 2).unflatten(2, grid)
         return y if seen is None else y.masked_fill(~seen, 0)

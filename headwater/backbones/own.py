@@ -12,12 +12,15 @@ from headwater.errors import InputError
 
 STATE = Path("state") / "pretrain.safetensors"  # of a run folder
 KEPT = "teacher.backbone."  # what a run ends with; the student and the heads are for going on
+EXPORTED = "model.safetensors"  # of a folder that was exported
 
 
 def state_of(path: Path) -> Path | None:
-    """The state that a path means: a run folder's, or the file itself; None if it is not ours."""
-    file = path / STATE if path.is_dir() else path
-    return file if file.is_file() and file.suffix == ".safetensors" and words(file) is not None else None
+    """The state that a path means: a run folder's, an exported folder's, or the file itself; None if it is not ours."""
+    for file in (path / STATE, path / EXPORTED) if path.is_dir() else (path,):
+        if file.is_file() and file.suffix == ".safetensors" and words(file) is not None:
+            return file
+    return None
 
 
 def words(file: Path) -> dict[str, Any] | None:
@@ -31,11 +34,12 @@ def words(file: Path) -> dict[str, Any] | None:
 
 
 def load_own(file: Path, ndim: int | None = None, channels: int | None = None, patch: int | None = None) -> Loaded:
-    """The backbone of a state, as its run uses it; the student, the heads and the optimiser are listed and left.
+    """The backbone of a state, of an export or of a segmenter; the student, the heads and the optimiser are listed and left.
 
     Raises: InputError for a state that does not say what it holds (written before it did), and for other images than its own.
     """
-    told = (words(file) or {}).get("backbone")
+    said = words(file) or {}
+    told, kept = said.get("backbone"), "backbone." if said.get("kind") == "segmenter" else said.get("kept", KEPT)
     if told is None:
         raise InputError(f"{file} does not say what network it holds: go on with its run (headwater pretrain) to write it anew")
     for name, wanted in (("ndim", ndim), ("channels", channels), ("patch", patch)):
@@ -44,5 +48,5 @@ def load_own(file: Path, ndim: int | None = None, channels: int | None = None, p
     backbone = build(**told, seed=0)
     with safe_open(file, framework="pt") as opened:
         names = list(opened.keys())
-        parts = {name.removeprefix(KEPT): Part(opened.get_tensor(name), (name,)) for name in names if name.startswith(KEPT)}
-    return fill(backbone, parts, tuple(name for name in names if not name.startswith(KEPT)), "Headwater")
+        parts = {name.removeprefix(kept): Part(opened.get_tensor(name), (name,)) for name in names if name.startswith(kept)}
+    return fill(backbone, parts, tuple(name for name in names if not name.startswith(kept)), "Headwater")

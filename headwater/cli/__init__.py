@@ -6,7 +6,7 @@ import sys
 
 import tyro
 
-from headwater.cli import judging, looking, making
+from headwater.cli import judging, looking, making, using
 from headwater.errors import InputError, Unhealthy
 from headwater.interrupt import Interrupted
 
@@ -18,10 +18,13 @@ COMMANDS = {
         making.pretrain,
         looking.observe,
         judging.adapt,
+        judging.compare,
+        using.predict,
+        using.export,
         making.report,
         making.demo,
         making.doctor,
-    )  # fmt: skip
+    )
 }
 
 

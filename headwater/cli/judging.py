@@ -22,22 +22,45 @@ def adapt(
     show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
-    """Scratch, frozen and fine-tuned at several label counts, with intervals."""
+    """Scratch, frozen and fine-tuned at several label counts, with intervals; and a model to predict with."""
     listener = listener_for(json)
-    run = scans
-    if (scans / "settings.json").exists():
-        if labels or out or test or budget is not None or set:
-            raise InputError(
-                f"{scans} is a run with settings of its own: leave out the options, or name the folder of scans instead."
-            )
-    else:
-        request = api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers)
-        run = api.pretrain(request, listener, typed())
+    given = _given(scans, api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers))
+    run = api.pretrain(given, listener, typed()) if isinstance(given, api.Request) else given
     summary = api.adapt(run, listener, typed())
+    as_json(summary) if json else listener.adapted(summary)
+
+
+def compare(
+    scans: Annotated[Positional[Path], arg(metavar="SCANS|RUN", help="folder of scans, or a run folder")],
+    /,
+    labels: Labels = None,
+    out: Out = None,
+    test: Test = None,
+    budget: Budget = None,
+    seed: Seed = 0,
+    set: Set = (),
+    twice: Annotated[bool, arg(help="compare the first network with itself: what chance alone does")] = False,
+    show_identifiers: Show = False,
+    json: Json = False,
+) -> None:
+    """CNN, Swin, ViT, ... under equal budget; may answer "no difference". Do you need a transformer?"""
+    listener = listener_for(json)
+    given = _given(scans, api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers))
+    run, summary = api.compare(given, twice=twice, progress=listener, command=typed())
+    page = api.report(run)
     if json:
         as_json(summary)
         return
-    for row in summary["table"]:
-        listener.say(f"  {row['count']:>3} labels  {row['arm']:<11} Dice {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
-    for gain in summary["gains"]:
-        listener.say(f"  {gain['sentence']}")
+    listener.compared(summary)
+    listener.say(f"\n{page}")
+
+
+def _given(scans: Path, request: api.Request) -> api.Request | Path:
+    """The request, or the run folder that was named instead of scans. Raises InputError for options that a run has settled."""
+    if not (scans / "settings.json").exists():
+        return request
+    if request.labels or request.out or request.test or request.budget is not None or request.changes:
+        raise InputError(
+            f"{scans} is a run with settings of its own: leave out the options, or name the folder of scans instead."
+        )
+    return scans

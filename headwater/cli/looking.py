@@ -23,11 +23,18 @@ def look(
     seed: Seed = 0,
     distribution: Annotated[bool, arg(help="also measure how the voxels are distributed (some seconds more)")] = False,
     classes: Classes = False,
+    against: Annotated[
+        Path | None, arg(metavar="RUN", help="how far each scan is from what this run's backbone has seen, and nothing else")
+    ] = None,
     show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
     """The data passport: what is here, what is broken, what it needs."""
     listener = listener_for(json)
+    if against is not None:
+        rows = api.against(against, scans, show_identifiers=show_identifiers, progress=listener)
+        as_json(rows) if json else listener.beside(rows, MANY)
+        return
     passport = api.look(
         scans, labels, test=test, seed=seed, classes=classes, show_identifiers=show_identifiers, progress=listener
     )

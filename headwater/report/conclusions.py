@@ -8,7 +8,7 @@ from typing import Any
 from headwater import runfolder
 from headwater.report.record import mapping, number, rows
 
-BEGUN = ("settings.json", "events.jsonl", "observations", "adapt")  # what is there once more is done than looking
+BEGUN = ("settings.json", "events.jsonl", "observations", "adapt", "compare")  # what is there once more is done than looking
 
 
 def write(run: Path) -> list[dict[str, str]]:
@@ -17,6 +17,7 @@ def write(run: Path) -> list[dict[str, str]]:
     if any((run / name).exists() for name in BEGUN):
         found = watched(_read(run / "observations" / "observe.json"))
         found += worth(_read(run / "adapt" / "summary.json"))
+        found += needed(_read(run / "compare" / "summary.json"))
         found += together(set_aside(passport) + odd(passport))
     else:
         found = looked(passport) + distributed(_read(run / "distribution.json"))
@@ -80,29 +81,24 @@ def worth(summary: dict[str, Any]) -> list[dict[str, str]]:
                 "evidence": "labels",
             }
         )
-    return found + saved(summary, clear[1]) + best(summary)
+    return found + saved(summary) + best(summary)
 
 
-def saved(summary: dict[str, Any], clear: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """How many labels do the same from scratch: read off that curve, linear in log2 of the count, where a gain is clear."""
-    curve = sorted((int(r["count"]), number(r["mean"])) for r in rows(summary.get("table")) if r.get("arm") == "scratch")
-    tuned = {int(r["count"]): number(r["mean"]) for r in rows(summary.get("table")) if r.get("arm") == "fine-tuned"}
-    for gain in sorted(clear, key=lambda g: -number(g["gain"])):
-        count = int(gain["count"])
-        reached = tuned.get(count, math.nan)
-        for (low, a), (high, b) in zip(curve, curve[1:], strict=False):
-            if low >= count and a < reached <= b:
-                equal = round(2 ** (math.log2(low) + (reached - a) / (b - a) * (math.log2(high) - math.log2(low))))
-                if equal > count:
-                    text = f"{count} label{'s' * (count > 1)} with this backbone do what about {equal} do from scratch."
-                    return [
-                        {
-                            "text": text,
-                            "detail": f"Read off the mean of the scratch curve at a Dice of {100 * reached:.1f}.",
-                            "evidence": "labels",
-                        }
-                    ]
-    return []
+def saved(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """How many labels do the same from scratch, and which start to use."""
+    told = [mapping(summary.get(name)) for name in ("saved", "choice")]
+    found = [(str(one.get("sentence") or ""), str(one.get("detail") or "")) for one in told]
+    return [{"text": text, "detail": detail, "evidence": "labels"} for text, detail in found if text]
+
+
+def needed(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """Is a transformer needed? Where nobody was asked: what the comparison says."""
+    advice, pairs = mapping(summary.get("advice")), [str(row.get("sentence") or "") for row in rows(summary.get("pairs"))]
+    because = advice.get("because")
+    detail = " ".join(map(str, because)) if isinstance(because, list) else ""
+    if advice.get("sentence"):
+        return [{"text": str(advice["sentence"]), "detail": detail, "evidence": "comparison"}]
+    return [{"text": pairs[0], "detail": " ".join(pairs[1:3]), "evidence": "comparison"}] if pairs else []
 
 
 def best(summary: dict[str, Any]) -> list[dict[str, str]]:

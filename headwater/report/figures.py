@@ -11,6 +11,7 @@ from headwater.report.record import Record, mapping, number, rows
 from headwater.report.strips import intervals
 
 ARMS = {"scratch": ("scratch", "circle"), "frozen": ("frozen", "square"), "fine-tuned": ("tuned", "diamond")}
+ARMS |= {"random-frozen": ("other3", "square"), "self-taught": ("other2", "diamond")}
 OTHER_ARMS = (("other1", "circle"), ("other2", "square"), ("other3", "diamond"))
 PARTS = {  # names in the events -> words
     "reconstruction": "hidden voxels filled in",

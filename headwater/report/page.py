@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from headwater.report import data, distribution, figures, gallery
+from headwater.report import comparison, data, distribution, figures, gallery, labels
 from headwater.report.charts import short
 from headwater.report.record import Record, mapping, number, numbers, read, rows
 from headwater.runfolder import write_text
@@ -19,6 +19,7 @@ SECTIONS = {
     "training": ("Training", "headwater pretrain"),
     "tokens": ("Tokens", "headwater observe"),
     "labels": ("Few labels", "headwater adapt"),
+    "comparison": ("Comparison", "headwater compare"),
     "provenance": ("Provenance", "headwater run"),
 }
 LOOKED = ("data", "distribution")  # all that a page on a folder which was only looked at has
@@ -70,7 +71,8 @@ def context(record: Record) -> dict[str, Any]:
         "distribution": distribution.section(record),
         "training": training(record),
         "tokens": tokens(record),
-        "labels": labels(record),
+        "labels": labels.section(record, [s["text"] for s in verdicts(record) if s["place"] == "labels"]),
+        "comparison": comparison.section(record),
         "provenance": provenance(record, title),
     }
 
@@ -169,54 +171,6 @@ def tokens(record: Record) -> dict[str, Any] | None:
         "heads": [name for key, name in (("image", "scan"), *words.items()) if key in record.tokens],
         "rows": gallery.token_rows(record),
     }
-
-
-def labels(record: Record) -> dict[str, Any] | None:
-    """Learning curves, gains, their table and the segmentations; None before adapt."""
-    if not record.summary and not record.examples:
-        return None
-    scale = figures.points_of_dice(record)
-    gains = {
-        (number(row.get("count")), str(row.get("arm"))): figures.interval(row, "gain", scale)
-        for row in rows(record.summary.get("gains"))
-    }
-    table = rows(record.summary.get("table"))
-    structures = list(dict.fromkeys(name for row in table for name in mapping(row.get("per_structure"))))
-    lines = []
-    for row in sorted(table, key=lambda row: number(row.get("count"))):
-        arm = str(row.get("arm"))
-        gain = gains.get((number(row.get("count")), arm))
-        bought = _with_ends("{:+.1f}", gain) if gain else "–"
-        each = [number(mapping(row.get("per_structure")).get(name)) * scale for name in structures]
-        tone = figures.arms(record).get(arm, ("ink", ""))[0]
-        cells = (_with_ends("{:.1f}", figures.interval(row, "mean", scale)), bought, *(f"{value:.1f}" for value in each))
-        lines.append((short(number(row.get("count"))), arm, tone, [cell.replace("nan", "–") for cell in cells]))
-    return {
-        "draws": short(number(record.summary.get("draws"))),
-        "subjects": short(number(record.summary.get("test_subjects"))),
-        "figures": figures.learning(record) + figures.gains(record),
-        "structures": structures,
-        "lines": lines,
-        "said": [sentence["text"] for sentence in verdicts(record) if sentence["place"] == "labels"],
-        "cases": gallery.cases(record),
-        "colours": _colours(record),
-    }
-
-
-def _with_ends(form: str, values: tuple[float, float, float]) -> str:
-    """A value with its interval, alone where there is no interval, a dash where there is no value."""
-    value, low, high = values
-    ends = f" [{low:.1f}, {high:.1f}]" if low == low and high == high else ""
-    return (form.format(value) + ends).replace("-", "−") if value == value else "–"
-
-
-def _colours(record: Record) -> list[tuple[str, str]]:
-    """The overlay's colour of each structure, by name."""
-    from headwater.report.pictures import STRUCTURES
-
-    names = list(mapping(record.passport.get("label_names")).items())
-    names = [str(name) for key, name in sorted(names, key=lambda pair: number(pair[0])) if number(key) != 0]
-    return [(name, "#{:02x}{:02x}{:02x}".format(*STRUCTURES[place % len(STRUCTURES)])) for place, name in enumerate(names)]
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -42,6 +42,7 @@ class Record:
     summary: dict[str, Any]
     examples: Arrays
     notes: list[dict[str, Any]]
+    compared: dict[str, Any]
     verdicts: list[dict[str, Any]]
     faults: list[tuple[str, str]]
     begun: bool
@@ -116,6 +117,7 @@ def read(run: Path) -> Record:
         summary=mapping(load("adapt/summary.json", read_json)),
         examples=load("adapt/examples.npz", _example_pictures) or {},
         notes=rows(load("adapt/examples.json", read_json) or []),
+        compared=mapping(load("compare/summary.json", read_json)),
         verdicts=rows(verdicts.get("sentences")),
         faults=faults,
         begun=bool(set(there) - LOOKED),

@@ -118,7 +118,7 @@ def intervals(entries: Sequence[tuple[str, Line]], label: str, *, alt: str) -> M
 
     entries: (group, line), the line holding one y, low and high; the group's name is written where it changes.
     """
-    step, left = 22, 74
+    step, left = 22, max(74, 10 + LETTER * max((len(clipped(group, 20)) for group, _ in entries), default=0))
     right = WIDTH - 14 - LETTER * max((len(line.name) for _, line in entries), default=0)
     height = TOP + step * len(entries) + BOTTOM
     x = Scale(
@@ -134,7 +134,7 @@ def intervals(entries: Sequence[tuple[str, Line]], label: str, *, alt: str) -> M
     for row, (group, line) in enumerate(entries):
         y = TOP + step * (row + 0.5)
         if group != before:
-            pieces.append(Markup('<text class="tick" x="0" y="{}">{}</text>').format(y + 4, group))
+            pieces.append(Markup('<text class="tick" x="0" y="{}">{}</text>').format(y + 4, clipped(group, 20)))
             if before is not None:
                 pieces.append(Markup('<path class="rule" d="M0 {:.1f}H{}"/>').format(y - step / 2, WIDTH))
             before = group

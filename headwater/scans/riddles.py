@@ -45,9 +45,9 @@ def riddle(kind: str, seed: int, index: int, shape: tuple[int, ...]) -> tuple[np
 
 
 def reach(kind: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Least and largest distance in voxels, over all such scans, from the middle of a blob to the farthest that decides its class.
+    """Least and largest distance in voxels, over all such scans, from the middle of a blob to what decides its class.
 
-    Texture: within the blob. Parity: the farther of the two marks. Symmetry: the mirror place.
+    Texture: within the blob. Parity: the farther mark. Symmetry: the mirror place.
     """
     n = shape[-1]
     if kind == "texture":

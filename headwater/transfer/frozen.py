@@ -32,7 +32,7 @@ def tiles(size: Sequence[int], stride: Sequence[int], most: int = TOKENS) -> Ite
 
 
 def large_enough(image: Float[Tensor, "C *S"], backbone: Backbone) -> Float[Tensor, "1 C *R"]:
-    """The image as a batch of one, each axis continued by its last voxels to two cells of the coarsest map where it is shorter."""
+    """The image as a batch of one, shorter axes continued by their last voxels to two cells of the coarsest map."""
     coarsest = (max(column) for column in zip(*backbone.strides, backbone.stride, strict=True))
     missing = [max(0, 2 * s - n) for n, s in zip(image.shape[1:], coarsest, strict=True)]
     pairs = [side for m in reversed(missing) for side in (m // 2, m - m // 2)]

@@ -37,40 +37,56 @@ class Interval:
 
 
 def interval(
-    values: Float[np.ndarray, "draws subjects"],
+    values: Float[np.ndarray, "draws *seeds subjects"],
     seed: int,
     resamples: int = 4000,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    """Mean over draws of labels and test subjects, both resampled.
+    """Mean over draws of labels, trainings of each draw (if there is such an axis) and test subjects, all resampled.
 
-    Draws and subjects are crossed (every draw is scored on every subject), so rows and columns are resampled
-    independently: the pigeonhole bootstrap (Owen 2007). Three draws are too few for a bootstrap alone (simulated coverage falls
-    to 0.78 where draws matter most), so the interval is widened to Student's t with Satterthwaite's degrees of freedom where
-    that is wider. Subjects scored nan are left out. For a paired comparison pass the differences. With one draw only subjects are
-    resampled, and nothing is said about which labels were drawn; with one subject the interval is nan. No end lies
-    outside `bounds`, the values there can be.
+    Trainings lie within draws; draws and subjects are crossed (every network is scored on every subject), so draws, with
+    trainings inside them, and subjects are resampled independently: the pigeonhole bootstrap (Owen 2007), hierarchical on
+    one side. Three draws are too few for a bootstrap alone (simulated coverage falls to 0.78 where draws matter most), so the
+    interval is widened to Student's t with Satterthwaite's degrees of freedom where that is wider. Subjects scored nan are
+    left out. For a paired comparison pass the differences. With one draw only trainings and subjects are resampled, and nothing
+    is said about which labels were drawn; with one subject the interval is nan. No end lies outside `bounds`, the values
+    there can be.
     """
     from scipy.stats import t
 
     values = np.asarray(values, dtype=np.float64)
-    values = values[:, np.isfinite(values).all(axis=0)]
-    draws, subjects = values.shape
+    values = values.reshape(len(values), -1, values.shape[-1])  # (draws, seeds, subjects)
+    values = values[:, :, np.isfinite(values).all(axis=(0, 1))]
+    draws, seeds, subjects = values.shape
     if subjects == 0:
         return Interval(float("nan"), float("nan"), float("nan"))
     if subjects == 1:
         return Interval(float(values.mean()), float("nan"), float("nan"))
-    rng = numpy_stream(seed, "bootstrap")
-    rows = rng.multinomial(draws, np.full(draws, 1 / draws), size=resamples) / draws
-    columns = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples) / subjects
-    means = np.einsum("rd,ds,rs->r", rows, values, columns)
+    means = resampled(values, seed, resamples)
     low, high = np.quantile(means, [0.025, 0.975])
-    mean, by_draw, by_subject = values.mean(), _variance(values.mean(axis=1)), _variance(values.mean(axis=0))
-    if by_draw + by_subject > 0:
-        freedom = (by_draw + by_subject) ** 2 / (by_draw**2 / max(1, draws - 1) + by_subject**2 / (subjects - 1))
-        reach = t.ppf(0.975, freedom) * np.sqrt(by_draw + by_subject)
+    each = values.mean(axis=2)
+    each = each.mean(axis=1) if draws > 1 else each[0]  # a draw's mean holds what its trainings differ by
+    mean, by_row, by_subject = values.mean(), _variance(each), _variance(values.mean(axis=(0, 1)))
+    if by_row + by_subject > 0:
+        freedom = (by_row + by_subject) ** 2 / (by_row**2 / max(1, len(each) - 1) + by_subject**2 / (subjects - 1))
+        reach = t.ppf(0.975, freedom) * np.sqrt(by_row + by_subject)
         low, high = max(bounds[0], min(low, mean - reach)), min(bounds[1], max(high, mean + reach))
     return Interval(float(mean), float(low), float(high))
+
+
+def resampled(
+    values: Float[np.ndarray, "draws seeds subjects"], seed: int, resamples: int, *key: int | str
+) -> Float[np.ndarray, " resamples"]:
+    """Means of bootstrap studies; the same seed, key and shape give the same studies, so curves can be resampled in pairs."""
+    draws, seeds, subjects = values.shape
+    rng = numpy_stream(seed, "bootstrap", *key)
+    rows = rng.multinomial(draws, np.full(draws, 1 / draws), size=resamples)
+    within = rows[..., None].astype(float)
+    if seeds > 1:  # as often as its draw was taken, trainings of it are taken anew
+        within = rng.multinomial(rows * seeds, np.full(seeds, 1 / seeds)) / seeds
+    columns = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=resamples) / subjects
+    flat = values.reshape(draws * seeds, subjects)
+    return ((within.reshape(resamples, -1) / draws) @ flat * columns).sum(axis=1)
 
 
 def _variance(means: Float[np.ndarray, " n"]) -> float:

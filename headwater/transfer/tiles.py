@@ -172,7 +172,7 @@ def _zeros(shape: Sequence[int], device: torch.device, file: bool, folder: Path 
     if file:
         with tempfile.TemporaryFile(dir=folder) as opened:
             return torch.from_numpy(np.memmap(opened, np.float32, "w+", shape=tuple(shape)))
-    return torch.from_numpy(np.zeros(shape, np.float32)) if device.type == "cpu" else torch.zeros(tuple(shape), device=device)
+    return torch.zeros(tuple(shape), device=device)  # numpy's huge pages take now 0.02 s, now 0.35 s for 90 MiB
 
 
 @torch.inference_mode()
@@ -199,8 +199,8 @@ def _mirrored(network: Network, x: Tensor, mirror: Sequence[int], precision: str
         for way in ways:
             one = network(x.flip(way) if way else x).float()
             one = one.flip(way) if way else one
-            total = one if total is None else total.add_(one)
-    return total.div_(len(ways)) if len(ways) > 1 else total
+            total = one if total is None else total + one  # not in place: a network may hand back what it was given
+    return total / len(ways) if len(ways) > 1 else total
 
 
 def _forward(sums: Tensor, done: int, axis: int) -> None:

@@ -1,4 +1,4 @@
-"""The hybrid is a residual encoder and attention on its last map, and nothing else. The contract of all backbones holds it too."""
+"""The hybrid is a residual encoder and attention on its last map, nothing else. The contract of all backbones holds it too."""
 
 import pytest
 import torch

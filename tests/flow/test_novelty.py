@@ -78,7 +78,7 @@ def test_the_gaussian_alone_is_the_density_of_a_gaussian():
 
 @pytest.mark.slow
 def test_units_and_order_of_features_play_no_part():
-    x, new = features(120, 4, 1), features(30, 4, 2)
+    x, new = features(40, 4, 1), features(10, 4, 2)
     scale = torch.tensor([1e-3, 2.0, 5e4, 1.0], dtype=torch.float64)
     one = Density.fit(x, generator=random(), folds=2, steps=0)
     other = Density.fit(x * scale - 3, generator=random(), folds=2, steps=0)
@@ -93,12 +93,12 @@ def test_units_and_order_of_features_play_no_part():
 @pytest.mark.slow
 def test_more_features_than_samples():
     low = cloud(5, 200, seed=3)
-    x, new = (cloud(n, 5, seed=s) @ low + 0.05 * cloud(n, 200, seed=s + 10) for n, s in ((60, 1), (100, 2)))
+    x, new = (cloud(n, 5, seed=s) @ low + 0.05 * cloud(n, 200, seed=s + 10) for n, s in ((60, 1), (40, 2)))
     made = Density.fit(x, generator=random(), steps=0)
     assert made.members[0].summary.rest is not None
     share = made.novelty(new)
     assert 0.25 < float(share.mean()) / 100 < 0.75
-    off = new + 2 * cloud(100, 200, seed=9)  # off the plane of the data: seen by the length left out alone
+    off = new + 2 * cloud(40, 200, seed=9)  # off the plane of the data: seen by the length left out alone
     assert made.novelty(off).min() > 95
     constant = torch.column_stack((features(100, 3, 1), torch.ones(100, dtype=torch.float64)))
     made = Density.fit(constant, generator=random(), steps=0)

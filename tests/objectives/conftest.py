@@ -133,8 +133,7 @@ def short(store: Store, objective: str, steps: int, batch: int, rate: float, *ch
     return reduce(change, changes, made)
 
 
-LENGTH = {"mae": (400, 16, 2e-3), "adversarial": (250, 8, 3e-3)}  # steps, scans per step, peak rate
-USUAL = (100, 8, 2e-3)  # of the others
+USUAL = (100, 8, 2e-3)  # steps, scans per step, peak rate
 
 
 @pytest.fixture(scope="session")
@@ -152,7 +151,7 @@ def learn(pictures: Store, tmp_path_factory: pytest.TempPathFactory) -> Callable
             settings = short(pictures, "byol", *USUAL)
             state.save(path, 1, {"teacher": teacher}, backbone=loop.described(settings, pictures))
             options = {"source": str(path)}
-        return train(pictures, short(pictures, name, *LENGTH.get(name, USUAL), **options))
+        return train(pictures, short(pictures, name, *USUAL, **options))
 
     return run
 

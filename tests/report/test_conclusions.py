@@ -63,19 +63,18 @@ def test_the_frozen_arm_does_not_decide():
     assert texts(conclusions.worth(made)).startswith("No evidence")
 
 
-def test_labels_saved_are_read_off_the_scratch_curve():
-    curve = {1: 0.5, 4: 0.6, 16: 0.8}  # halfway between 4 and 16 on the log scale is 8 labels
-    said = texts(conclusions.worth(summary({1: (0.0, -0.1, 0.1), 4: (0.1, 0.05, 0.15), 16: (0.0, -0.1, 0.1)}, curve)))
-    assert "4 labels with this backbone do what about 8 do from scratch." in said
-    said = texts(conclusions.worth(summary({1: (0.1, 0.05, 0.15), 4: (0.0, -0.1, 0.1), 16: (0.0, -0.1, 0.1)}, curve)))
-    assert "1 label with this backbone do what about 4 do from scratch." in said or "1 label with this backbone does" in said
+def test_what_adapting_concludes_is_said():
+    made = summary({1: (0.06, 0.02, 0.1)}) | {"saved": {"sentence": "1 label does what 3 do."}, "choice": {"sentence": "Use it."}}
+    assert "1 label does what 3 do. | Use it." in texts(conclusions.worth(made))
+    assert "None" not in texts(conclusions.worth(made | {"saved": None, "choice": {}}))
 
 
-def test_labels_saved_are_not_claimed_beyond_the_curve_or_without_a_clear_gain():
-    curve = {1: 0.5, 4: 0.6}
-    assert "this backbone" not in texts(conclusions.worth(summary({1: (0.2, 0.1, 0.3), 4: (0.0, -0.1, 0.1)}, curve)))
-    assert "this backbone" not in texts(conclusions.worth(summary({1: (0.05, -0.1, 0.3), 4: (0.0, -0.1, 0.1)}, curve)))
-    assert "this backbone" not in texts(conclusions.worth(summary({1: (0.0, -0.1, 0.1), 4: (0.1, 0.05, 0.3)}, curve)))
+def test_the_advice_stands_for_the_comparison():
+    pairs = [{"sentence": "a against b: cannot tell."}, {"sentence": "c against b: worse."}]
+    assert texts(conclusions.needed({"pairs": pairs})) == "a against b: cannot tell."
+    found = conclusions.needed({"pairs": pairs, "advice": {"sentence": "Use a CNN.", "because": ["One.", "Two."]}})
+    assert found == [{"text": "Use a CNN.", "detail": "One. Two.", "evidence": "comparison"}]
+    assert conclusions.needed({}) == []
 
 
 def test_nothing_adapted_says_nothing():

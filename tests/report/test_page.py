@@ -11,7 +11,7 @@ import pytest
 from headwater.errors import InputError
 from headwater.report import conclusions, read, render
 
-SECTIONS = ["data", "distribution", "training", "tokens", "labels", "provenance"]
+SECTIONS = ["data", "distribution", "training", "tokens", "labels", "comparison", "provenance"]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 

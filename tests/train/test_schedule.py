@@ -38,3 +38,12 @@ def test_the_teacher_follows_closely_at_first_and_never_faster_than_told_later()
     assert teacher_momentum(0, 0.995) == 0.1 and teacher_momentum(8, 0.995) == 0.5
     values = [teacher_momentum(step, 0.995) for step in range(5000)]
     assert values == sorted(values) and values[-1] == max(values) == 0.995
+
+
+@pytest.mark.parametrize("steps", [1, 7, 250])
+def test_the_polynomial_is_that_of_nnunet(steps):
+    rates = [learning_rate(step, steps, 1e-2, 0.0, "poly") for step in range(steps)]
+    assert rates == pytest.approx([1e-2 * (1 - step / steps) ** 0.9 for step in range(steps)])
+    warm = [learning_rate(step, 100, 1.0, 0.1, "poly") for step in range(100)]
+    assert warm[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert warm[10:] == pytest.approx([(1 - step / 90) ** 0.9 for step in range(90)])

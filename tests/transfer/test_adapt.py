@@ -3,24 +3,25 @@
 import csv
 import math
 import os
+import shutil
 import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from headwater import runfolder
-from headwater.errors import InputError
 from headwater.interrupt import Interrupted
 from headwater.train import loop
-from headwater.transfer import adapt, segment
+from headwater.transfer import adapt
 from headwater.transfer.scores import Interval
 
 
 @pytest.fixture(scope="module")
 def made(flat, tiny, tmp_path_factory):
     """A finished adaptation on pictures: (settings, state, folder, summary)."""
-    settings, run = tiny(2), tmp_path_factory.mktemp("run")
+    settings, run = tiny(2, "adapt.arms=scratch,random-frozen,fine-tuned"), tmp_path_factory.mktemp("run")
     loop.fit(flat, settings, run)
     state = run / "state" / "pretrain.safetensors"
     return settings, state, run / "adapt", adapt.run(flat, settings, run / "adapt", state)
@@ -31,29 +32,12 @@ def table(folder) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_draws_are_nested_and_differ(flat):
-    for draw in range(4):
-        for fewer, more in zip((1, 2, 4), (2, 4, 8), strict=True):
-            assert adapt.drawn(flat, draw, more, 0)[:fewer] == adapt.drawn(flat, draw, fewer, 0)
-    assert len({tuple(adapt.drawn(flat, draw, 4, 0)) for draw in range(6)}) > 4
-    assert adapt.drawn(flat, 0, 4, 0) != adapt.drawn(flat, 0, 4, 1) or adapt.drawn(flat, 1, 4, 0) != adapt.drawn(flat, 1, 4, 1)
-
-
-def test_who_is_tested_on_is_never_learned_from(flat, solid):
-    for store in (flat, solid):
-        held = {store.subjects[i] for i in adapt.testable(store)}
-        assert held and not held & {store.subjects[i] for i in adapt.trainable(store)}
-        assert not held & {store.subjects[i] for i in store.split("train")}, "nor pretrained on"
-        for draw in range(5):
-            assert set(adapt.drawn(store, draw, 99, 0)) == set(adapt.trainable(store))
-
-
 def test_every_job_has_a_row_per_scan_and_structure(flat, made):
     settings, _, folder, summary = made
     rows = table(folder)
     keys = {(r["count"], r["draw"], r["arm"], r["subject"], r["structure"]) for r in rows}
     assert len(keys) == len(rows) == 2 * 2 * 3 * len(adapt.testable(flat)) * (flat.classes - 1)
-    assert {r["structure"] for r in rows} == set(flat.names[1:]) and {r["arm"] for r in rows} == set(segment.ARMS)
+    assert {r["structure"] for r in rows} == set(flat.names[1:]) and {r["arm"] for r in rows} == set(settings.adapt.arms)
     assert all(0 <= float(r["dice"]) <= 1 or r["dice"] == "nan" for r in rows)
     assert (summary["counts"], summary["draws"], summary["test_subjects"]) == ([1, 2], 2, 2)
 
@@ -97,13 +81,13 @@ def test_finished_jobs_are_not_run_again_and_a_lost_one_comes_out_the_same(flat,
     done, do = [], adapt.do
     monkeypatch.setattr(adapt, "do", lambda job, *rest: done.append(job) or do(job, *rest))
     assert runfolder.plain(adapt.run(flat, settings, folder, state)) == runfolder.plain(summary) and not done
-    lost = adapt.Job(1, 2, "fine-tuned")
+    lost = adapt.Job(1, 2, "random-frozen")
     (folder / "jobs" / f"{lost.name}.npz").unlink()
     assert runfolder.plain(adapt.run(flat, settings, folder, state)) == runfolder.plain(summary) and done == [lost]
 
 
 class Impatient:
-    """Presses Ctrl-C at the first step of the fourth job."""
+    """Presses Ctrl-C at the first step of the second job that is to do."""
 
     def __init__(self) -> None:
         self.notes = []
@@ -116,19 +100,23 @@ class Impatient:
         def advance(count: int = 1, note: str = "") -> None:
             if count == 0:
                 self.notes.append(note)
-                if len(self.notes) == 4:
+                if len(self.notes) == 2:
                     os.kill(os.getpid(), signal.SIGINT)
 
         yield advance
 
 
 def test_interrupted_and_resumed_gives_the_same_summary(flat, made, tmp_path):
-    settings, state, _, summary = made
+    settings, state, folder, summary = made
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "summary.json").unlink()
+    for job in adapt.jobs(settings)[-2:]:
+        (tmp_path / "jobs" / f"{job.name}.npz").unlink()
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted, match="Adapting stopped in 2 labels, scratch, draw 1 of 2"):
+    with pytest.raises(Interrupted, match="Adapting stopped in 2 labels, fine-tuned, draw 2 of 2"):
         adapt.run(flat, settings, tmp_path, state, Impatient())
     assert signal.getsignal(signal.SIGINT) is before
-    assert len(list((tmp_path / "jobs").iterdir())) == 3 and not (tmp_path / "summary.json").exists()
+    assert len(list((tmp_path / "jobs").iterdir())) == len(adapt.jobs(settings)) - 1 and not (tmp_path / "summary.json").exists()
     assert runfolder.plain(adapt.run(flat, settings, tmp_path, state)) == runfolder.plain(summary)
 
 
@@ -144,21 +132,21 @@ def test_pictures_are_whole_and_worst_first(flat, made):
     assert {(note["arm"], note["count"]) for note in notes} == {(best["arm"], best["count"])}
 
 
-def test_without_masks_it_says_so(flat, tiny, tmp_path):
-    from dataclasses import replace
-
-    none = replace(flat, records=tuple({**record, "labelled": False} for record in flat.records))
-    with pytest.raises(InputError, match="give more masks"):
-        adapt.run(none, tiny(2), tmp_path / "adapt", tmp_path / "none")
-
-
-def test_identical_arms_gain_exactly_nothing(tiny):
-    settings = tiny(2)
-    values = np.random.default_rng(0).random((5, 3)).astype(np.float32)
-    summary = adapt.summarise({job: values for job in adapt.jobs(settings)}, settings, ("a", "b", "c"), list("uvwxy"))
-    for gain in summary["gains"]:
-        assert (gain["gain"], gain["low"], gain["high"]) == (0.0, 0.0, 0.0)
-        assert gain["sentence"].endswith(": no evidence of a gain.")
+def test_one_scan_of_each_kind_is_enough_and_said_so(flat, tiny, tmp_path):
+    """One subject to learn from, one to test on, no pretraining, a network trained twice: no interval, no word of one."""
+    keep = [flat.split("train")[0], flat.split("test")[0]]
+    few = replace(flat, records=tuple(flat.records[i] for i in keep))
+    settings = tiny(2, "adapt.arms=scratch", "adapt.steps=1", "adapt.seeds=2", "adapt.draws=1")
+    summary = adapt.run(few, settings, tmp_path / "adapt", None)
+    words = " ".join(summary["words"])
+    assert "One labelled subject" in words and "One test subject" in words and "2 labels were asked for, 1 subject" in words
+    assert summary["counts"] == [1] and summary["gains"] == [] and summary["saved"] is None
+    assert all(math.isnan(row["low"]) for row in summary["table"]) and summary["choice"]["arm"] == "scratch"
+    assert {r["seed"] for r in table(tmp_path / "adapt")} == {"0", "1"} and summary["model"]["validation"] == 0
+    assert {p.name for p in (tmp_path / "adapt" / "jobs").iterdir()} == {
+        "draw0-labels1-scratch.npz",
+        "draw0-labels1-scratch-seed1.npz",
+    }
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,51 @@ def test_coverage(draws, subjects, of_draw, of_subject, noise):
     assert coverage(draws, subjects, of_draw, of_subject, noise) >= 0.925
 
 
+def nested(study: int, of_draw: float, of_seed: float, rng: np.random.Generator, shape=(3, 2, 20)) -> np.ndarray:
+    """Draws, trainings within them, and subjects crossed with both; each subject differs a little for each draw and training."""
+    draws, seeds, subjects = shape
+    values = of_draw * rng.normal(size=(draws, 1, 1)) + of_seed * rng.normal(size=(draws, seeds, 1))
+    return values + rng.normal(size=(1, 1, subjects)) + 0.5 * rng.normal(size=(draws, 1, subjects)) + 0.5 * rng.normal(size=shape)
+
+
+@pytest.mark.parametrize(("of_draw", "of_seed"), [(0.0, 0.2), (0.4, 0.1)])
+def test_coverage_with_trainings_within_draws(of_draw, of_seed):
+    """3 draws x 2 seeds x 20 subjects: between 90 and 99 %."""
+    rng, held = np.random.default_rng(7), 0
+    for study in range(200):
+        found = scores.interval(nested(study, of_draw, of_seed, rng), study, resamples=300)
+        held += found.low <= 0 <= found.high
+    assert 0.90 <= held / 200 <= 0.99
+
+
+def test_one_training_each_is_no_axis():
+    values = np.random.default_rng(0).normal(size=(3, 12))
+    assert scores.interval(values[:, None], 5) == scores.interval(values, 5)
+
+
+def test_trainings_that_agree_tell_no_more_than_one():
+    """Repeating a network exactly is not evidence; networks that differ by chance narrow the interval."""
+    values = np.random.default_rng(0).normal(size=(3, 1, 12))
+    one, twice = scores.interval(values[:, 0], 5), scores.interval(np.repeat(values, 8, axis=1), 5)
+    assert twice.high - twice.low == pytest.approx(one.high - one.low, rel=0.1)
+
+
+def test_one_draw_trained_often_varies_with_the_training():
+    rng = np.random.default_rng(0)
+    values = 0.5 * rng.normal(size=(1, 6, 1)) + 0.01 * rng.normal(size=(1, 1, 200))
+    found = scores.interval(values, 0)
+    assert found.high - found.low > 2 * 1.9 * values.mean(2).std(ddof=1) / np.sqrt(6)
+
+
+def test_studies_are_the_same_for_curves_of_one_shape():
+    """So that two arms can be resampled in pairs: what is common to both cancels in every study."""
+    rng = np.random.default_rng(0)
+    shared, gain = rng.normal(size=(3, 2, 20)), 0.25
+    one, other = scores.resampled(shared, 3, 50), scores.resampled(shared + gain, 3, 50)
+    assert np.allclose(other - one, gain) and one.std() > 0
+    assert not np.allclose(one, scores.resampled(shared, 4, 50))
+
+
 def test_coverage_where_it_matters_which_labels_were_drawn():
     assert coverage(3, 40, 0.5, 1.0, 1.0) >= 0.925
 

@@ -1,0 +1,176 @@
+"""The model card: what was given away, on what it was trained, what was found, and what nobody knows. Markdown.
+
+Everything is read from the run folder. Names of scans, subjects, sites and folders are not: counts of them are.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+from headwater.transfer.export.source import Source, words_of
+
+UNKNOWN = "not known"
+AGREED = {"pooled": "one vector per image", "dense": "tokens"}
+
+
+def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: Iterable[str], commands: str = "") -> str:
+    """The whole card. files: name and what it is. loading: Python that runs beside them. words: of the format, to be known."""
+    kind = "finetuned segmenter" if source.trained else "pretrained backbone"
+    parts = [
+        _header(source),
+        f"# {words_of(source)}",
+        f"A {kind} of {sum(p.numel() for p in source.network.parameters()):,} parameters, trained by Headwater on its user's own "
+        f"scans. Images: {source.told['channels']} channel(s), {source.told['ndim']}D.",
+        "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files),
+        "\n".join(f"- {line}" for line in words),
+        f"## How to load\n\n```python\n{loading}\n```",
+        f"## How to fine-tune with nnU-Net\n\nFor a data set 4 that is planned already:\n\n```bash\n{commands}\n```"
+        if commands
+        else "",
+        "## Data\n\n" + "\n".join(_data(source)),
+        "## Training\n\n" + "\n".join(_training(source)),
+        "## What the watch found\n\n" + "\n".join(_watched(source)),
+        "## With few labels\n\n" + "\n".join(_labels(source)),
+        "## Limits\n\n" + "\n".join(_limits(source)),
+        "## Licence\n\nNot chosen. Whoever gives these weights away says under which licence, and whether the scans allow it.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _header(source: Source) -> str:
+    """What sites of models read first."""
+    tags = ["medical-imaging", "self-supervised", source.told["family"], *(["image-segmentation"] if source.trained else [])]
+    lines = ["---", "library_name: headwater", "tags:", *(f"- {tag}" for tag in tags), "# license: not chosen yet", "---"]
+    return "\n".join(lines)
+
+
+def _data(source: Source) -> list[str]:
+    """Counts, sizes, spacing and modality of the scans; no name of any of them."""
+    passport = source.records["passport"]
+    entries = [e for e in passport.get("entries", []) if isinstance(e, dict)]
+    if not entries:
+        return ["- Not known: the run holds no passport.json of its scans."]
+    facts = [e.get("facts") or e for e in entries]  # as older runs have them
+    subjects, masked = {e.get("subject") for e in entries}, sum(e.get("mask") is not None for e in entries)
+    learned = sum(e.get("split") != "test" for e in entries)
+    sites = {e["group"] for e in entries if e.get("group")}
+    found = [
+        f"- {len(entries)} scans of {len(subjects)} subjects; {learned} to learn from, {len(entries) - learned} kept for testing",
+        f"- sites or classes that the folders tell apart: {len(sites) or UNKNOWN}",
+        f"- modality, as the files say it: {_counted(f.get('modality') for f in facts)}",
+        f"- format: {_counted(f.get('format') for f in facts)}",
+        f"- voxels: {_spread([f['shape'] for f in facts if f.get('shape')])}",
+        f"- spacing in mm: {_spread([f['spacing'] for f in facts if f.get('spacing')])}",
+        f"- masks: {masked}"
+        + (f", structures: {', '.join(map(str, names.values()))}" if (names := passport.get("label_names")) else ""),
+    ]
+    aside = len(passport.get("quarantine") or [])
+    return [*found, f"- set aside as unreadable or unfit: {aside}"]
+
+
+def _counted(values: Iterable[Any]) -> str:
+    counts = Counter(str(v) if v else UNKNOWN for v in values)
+    return ", ".join(f"{name} ({n})" for name, n in counts.most_common())
+
+
+def _spread(rows: list[list[float]]) -> str:
+    """Median along each axis, with the smallest and the largest."""
+    if not rows or len({len(row) for row in rows}) > 1:
+        return UNKNOWN
+    return " x ".join(f"{median(axis):g} ({min(axis):g} to {max(axis):g})" for axis in zip(*rows, strict=True))
+
+
+def _training(source: Source) -> list[str]:
+    """What the run was told, and what it took."""
+    settings, provenance = source.records["settings"], source.records["provenance"]
+    if not settings:
+        return ["- Not known: the run holds no settings.json."]
+    views, pretrain = settings.get("views") or {}, settings.get("pretrain") or {}
+    rows = {
+        "objective": pretrain.get("objective"),
+        "steps": pretrain.get("steps"),
+        "batch": pretrain.get("batch"),
+        "learning rate": pretrain.get("learning_rate"),
+        "weight decay": pretrain.get("weight_decay"),
+        "views (voxels)": _by(views.get("crop")),
+        "masked": views.get("mask_ratio"),
+        "spacing of the prepared scans (mm)": _by(source.spacing),
+        "precision": settings.get("precision"),
+        "seed": settings.get("seed"),
+    }
+    if source.trained:
+        rows |= {"arm of adapt": source.trained.about.get("arm"), "patch (voxels)": _by(source.trained.patch)}
+    versions = provenance.get("versions") or {}
+    rows |= {
+        "minutes": provenance.get("minutes") and round(provenance["minutes"], 1),
+        "software": ", ".join(f"{name} {versions[name]}" for name in ("headwater", "torch", "monai") if name in versions),
+    }
+    made = "each channel clipped to its 0.5th and 99.5th percentile, then mean 0 and spread 1"
+    if source.windows:
+        made = f"every scan by the same low, high, mean and spread: {source.windows}"
+    lines = [f"- {name}: {value}" for name, value in rows.items() if value is not None and value != ""]
+    return [*lines, f"- intensities: {made}", "- all settings: settings.json of the run"]
+
+
+def _by(values: Iterable[float] | None) -> str:
+    return " x ".join(f"{v:g}" for v in values or ())
+
+
+def _watched(source: Source) -> list[str]:
+    """Verdicts, and the reliabilities with what chance and the untrained network reach."""
+    observed, said = source.records["observed"], source.records["verdicts"].get("sentences") or []
+    lines = [f"- {s['text']} {s.get('detail', '')}".rstrip() for s in said if s.get("evidence") == "training"]
+    final, initial, pixels = (observed.get(key) or {} for key in ("final", "initial", "pixels"))
+    table = [
+        f"| {words} | {_number(final[key]['reliability'])} | {_number(final[key].get('null95'))} "
+        f"| {_number((initial.get(key) or {}).get('reliability'))} | {_number((pixels.get(key) or {}).get('reliability'))} |"
+        for key, words in AGREED.items()
+        if (final.get(key) or {}).get("reliability") is not None
+    ]
+    if table:
+        head = "| reliability of | trained | chance (95 %) | before training | plain pixels |"
+        lines += ["", head, "|---|---|---|---|---|", *table, "", "Stable features need not be useful ones: labels decide that."]
+    return lines or ["The backbone was not observed: nobody knows whether its features are more than chance."]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) else UNKNOWN
+
+
+def _labels(source: Source) -> list[str]:
+    """Dice by number of labels and way of starting, with intervals, and what pretraining gained."""
+    summary = source.records["adapted"]
+    rows = [r for r in summary.get("table") or [] if isinstance(r.get("mean"), (int, float))]
+    if not rows:
+        return ["Not tried with labels: nobody knows whether pretraining was worth it."]
+    head = ["| labels | started | Dice | 95 % interval |", "|---|---|---|---|"]
+    body = [
+        f"| {r['count']} | {r['arm']} | {_number(r['mean'])} | {_number(r.get('low'))} to {_number(r.get('high'))} |"
+        for r in rows
+    ]
+    told = (
+        f"{summary.get('test_subjects', UNKNOWN)} held-out subjects, {summary.get('draws', UNKNOWN)} draws of labelled subjects, "
+    )
+    told += f"{summary.get('steps', UNKNOWN)} steps each."
+    gains = [f"- {g['sentence']}" for g in summary.get("gains") or [] if g.get("sentence")]
+    return [told, "", *head, *body, "", *gains]
+
+
+def _limits(source: Source) -> list[str]:
+    """What it was not tried on."""
+    records, told = source.records, source.told
+    lines = [
+        f"- Tried on scans like the above alone: no other modality, organ, scanner or site, no other spacing than "
+        f"{_by(source.spacing) or UNKNOWN} mm.",
+        f"- {told['ndim']}D images of {told['channels']} channel(s); others need other weights in the first layer.",
+        "- No medical device. Not validated for diagnosis or treatment.",
+        "- Weights can remember what they were trained on: whether these may leave the house is its owners' decision.",
+    ]
+    missing = {"observed": "observe (is it stable?)", "adapted": "adapt (is it useful?)", "provenance": "the end of the run"}
+    lines += [f"- Missing from the run: {what}." for name, what in missing.items() if not records[name]]
+    if source.trained and not source.trained.about.get("validation"):
+        lines.append(
+            "- No validation score of this very segmenter is in its file; the table above is of those with fewer labels."
+        )
+    return lines

@@ -1,0 +1,1 @@
+"""What frozen features tell: small readers on them, across subjects, beside chance."""
