@@ -25,6 +25,7 @@ MARGIN = 0.9  # of the budget is planned: reading, looking at features and writi
 FAMILIES = {  # in words
     "resenc": "residual encoder",
     "unet": "plain U-Net encoder",
+    "hybrid": "residual encoder with transformer blocks at its end",
     "vit": "vision transformer",
     "mixed": "vision transformer with heads of different kernels",
     "continuous": "vision transformer in continuous depth",

@@ -110,7 +110,7 @@ def _chosen(items: Sequence[Item], asked: Sequence[Target], masked: bool, most: 
     known = np.zeros(len(items), bool)
     for one in asked:
         values = one.values.reshape(len(items), -1)
-        known |= (values >= 0).any(1)  # nan is not
+        known |= (values >= 0 if one.kind == "classes" else np.isfinite(values)).any(1)
     if masked:
         known |= np.array([item.mask is not None for item in items])
     return [int(i) for i in numpy_stream(seed, "probe").permutation(len(items)) if known[i]][:most]

@@ -4,13 +4,13 @@ import pytest
 
 from headwater import costs
 from headwater.errors import InputError
-from headwater.transfer import adapt, segment
+from headwater.transfer import adapt
 
 
 def test_measured_on_this_machine(flat, tiny):
     found = costs.measure(flat, tiny(2, "precision=auto", "pretrain.watch=1"), adapt.trainable(flat))
     assert found.precision in found.steps and 0 < found.pretrain <= 1.1 * min(found.steps.values())
-    assert set(found.adapt) == set(segment.ARMS) and min(found.adapt.values()) > 0
+    assert set(found.adapt) == set(tiny(2).adapt.arms) and min(found.adapt.values()) > 0
     assert found.test > 0 and found.look > 0 and found.free > found.memory > 0.05 and found.batch == 2
     without = costs.measure(flat, tiny(2), [])
     assert without.adapt == {} and without.test == 0 and without.look == 0 and set(without.steps) == {"fp32"}

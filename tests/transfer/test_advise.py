@@ -24,10 +24,9 @@ def pair(method, low, high, regime="steps", against="resenc"):
     return {"method": method, "against": against, "regime": regime, "gain": gain, "low": low, "high": high}
 
 
-def curve(saturation, blind=()):
-    return Curve(
-        (2.0, 8.0, 32.0), (0.3, 0.2, 0.1), (0.2,) * 3, (0.4,) * 3, 0.5, saturation, blind, 8, 480, f"Level at {saturation} mm."
-    )
+def curve(saturation, blind=(), radii=(2.0, 8.0, 32.0)):
+    error = tuple(0.1 if radius >= saturation else 0.3 for radius in radii)
+    return Curve(radii, error, (0.1,) * 3, (0.4,) * 3, 0.5, saturation, blind, 8, 480, f"Level at {saturation} mm.")
 
 
 NEAR, FAR, REACH = curve(8.0), curve(32.0), Reach(30.0, 10.0)
@@ -67,6 +66,12 @@ def test_what_answers_what(known, answer):
     assert {"CNN": "take the CNN", "cannot tell": "keep the CNN"}.get(answer, f"take the {answer}") in told.sentence
 
 
+def test_a_curve_that_still_falls_is_not_level():
+    falling = replace(NEAR, error=(0.3, 0.2, 0.1))
+    assert advise(USED, falling, UNCLEAR, reach=REACH, measured=HEARD).answer == "cannot tell"
+    assert any("still falls by 10 %" in reason for reason in advise(curve=falling, reach=REACH, measured=HEARD).because)
+
+
 def test_a_gain_at_equal_steps_that_is_a_loss_at_equal_time_is_none():
     both = [pair("vit", 0.02, 0.06), pair("vit", -0.08, -0.02, "time")]
     assert advise(pairs=both, measured=HEARD).answer == "CNN"
@@ -97,7 +102,7 @@ def test_an_advisor_that_does_not_beat_the_cnn_hears_only_the_pilot_and_says_so(
     beaten = replace(MEASURED, better=Interval(0.01, -0.02, 0.04))
     told = advise(UNUSED, NEAR, BETTER, FEW, reach=REACH, measured=beaten)
     assert told.answer == "transformer" and len(told.because) == 2
-    assert "did not beat" in told.sentence and "only the pilot" in told.sentence
+    assert "not shown to beat" in told.sentence and "only the pilot" in told.sentence
     assert advise(UNUSED, NEAR, (), FEW, reach=REACH, measured=beaten).answer == "cannot tell"
     unknown = replace(MEASURED, better=Interval(0.01, math.nan, math.nan))
     assert not unknown.trusted and HEARD.trusted and "beat always" in HEARD.sentence()

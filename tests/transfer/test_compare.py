@@ -14,7 +14,7 @@ from headwater import runfolder
 from headwater.errors import InputError
 from headwater.interrupt import Interrupted
 from headwater.settings import change
-from headwater.transfer import compare, context, draws, even, segment, verdicts
+from headwater.transfer import compare, context, even, segment, verdicts
 
 ASKED = ("compare.methods=resenc,vit", "compare.seeds=2", "compare.steps=3", "compare.labels=3")
 
@@ -199,11 +199,3 @@ def test_the_advice_rests_on_the_pilot_and_the_curve_is_worked_out_once(flat, ma
     assert len(calls) == 1
     compare.known_curve(flat, settings, path, [1, 3])
     assert len(calls) == 2
-
-
-def test_the_mean_over_structures_then_scans(flat):
-    from headwater.transfer.tables import per_subject
-
-    dice = np.array([[0.5, np.nan], [0.7, 0.9], [np.nan, np.nan]])
-    assert per_subject(dice, ["a", "a", "b"]) == pytest.approx([0.65, np.nan], nan_ok=True)
-    assert set(draws.testable(flat)) == set(flat.split("test"))

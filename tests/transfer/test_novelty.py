@@ -71,8 +71,8 @@ def test_the_closed_form_is_the_flow(run: Path):
     member = novelty.familiar(run).density.members[0]
     x = member.summary.mean[None] + 0.5 * member.summary.scale
     told = member.field.start.log_density(PATH.end, member.summary(x))
-    followed = log_likelihood(member.field, member.summary(x), path=PATH, step=STEP)
-    assert float(told[0]) == pytest.approx(float(followed.value[0]), abs=1e-3)
+    followed = log_likelihood(member.field, member.summary(x), path=PATH, step=2 * STEP)
+    assert float(told[0]) == pytest.approx(float(followed.value[0]), abs=0.05)
     assert novelty._share(member, x) == novelty._share(replace(member, steps=100), x)
 
 

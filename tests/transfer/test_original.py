@@ -75,12 +75,12 @@ def test_scores_that_are_not_finite_are_named():
 
 
 def test_planes_on_their_way_keep_to_their_memory():
-    """A file ten times as fine: all probabilities would be 92 MiB, the mask is 8 MiB."""
-    size, shape = (20, 20, 20), (200, 200, 200)
+    """A file ten times as fine: all probabilities would be 20 MiB."""
+    size, shape = (12,) * 3, (120,) * 3
     how = Geometry(shape, (0, 1, 2), (False,) * 3, tuple((0, n) for n in shape), (10.0,) * 3, size)
     scores = smooth(CLASSES, size)
     tracemalloc.start()
-    original.decided(pieces(scores, 0, 5), 0, how, CLASSES, 8 / 1024)
+    original.decided(pieces(scores, 0, 5), 0, how, CLASSES, 2 / 1024)
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
-    assert peak < 2 * 8 + 16  # the mask and its way back, 8 MiB of planes and what one plane needs on top
+    assert peak < 2 * 120**3 / 2**20 + 2 + 2  # the mask and its way back, 2 MiB of planes and what one plane needs on top

@@ -17,7 +17,11 @@ MOST = 4000  # rows that a reader learns from
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Rows that can be used, their folds, and what is asked of them."""
+    """Rows that can be used, their folds, and what is asked of them.
+
+    features: layer -> (n, d). y: (n,), of labels (n, T). whose: subject of each row, from 0. words: what was left out and why.
+    folds: rows to learn from and rows to try on; no subject is on both sides of one.
+    """
 
     features: dict[str, np.ndarray]
     y: np.ndarray
@@ -31,6 +35,7 @@ class Asked:
 
     @classmethod
     def of(cls, features: Mapping, targets: Any, groups: Any, kind: str, names: Sequence, tokens: Any, seed: int) -> "Asked":
+        """As `probe` takes them. Raises: InputError for what cannot be asked."""
         y = np.asarray(targets)
         if not features or any(len(x) != len(y) for x in features.values()) or len(groups) != len(y):
             sizes = {**{name: len(x) for name, x in features.items()}, "targets": len(y), "subjects": len(groups)}
@@ -65,6 +70,7 @@ class Asked:
 
     @property
     def subjects(self) -> int:
+        """How many subjects the rows are of."""
         return int(self.whose.max()) + 1
 
     def missing(self) -> list[str]:
@@ -95,7 +101,7 @@ class Asked:
         """What each subject adds, so that the mean over subjects is the score."""
         if self.kind == "tokens":
             often = np.bincount(y, minlength=len(self.names)) / len(y)
-            return _dice((said / np.sqrt(often)).argmax(1), y, self.whose, len(self.names))  # Dice answers rare ones sooner
+            return _dice((said / np.sqrt(np.maximum(often, 1e-9))).argmax(1), y, self.whose, len(self.names))  # Dice answers rare ones sooner
         n = len(y)
         if self.kind == "number":
             guessed = np.empty(n)
@@ -124,6 +130,8 @@ def _classes(
     present = sorted(set(y[y >= 0].tolist()))
     told = names or tuple(str(k) for k in range(1 + max(present, default=0)))
     good = [k for k in present if len(set(whose[y == k].tolist())) > 1]
+    if kind == "tokens":  # the background stays the first class, whoever has it
+        good = [0, *(k for k in good if k)]
     for k in sorted(set(present) - set(good)):
         words.append(f"class {told[k]} has {what} of one subject alone: it cannot be both learned and tried, and is left out")
     unknown = int((y < 0).sum())

@@ -98,6 +98,7 @@ class _Known(nn.Module):
     """Cross-entropy of yes and no, where the answer is known."""
 
     def forward(self, said: Tensor, wanted: Tensor) -> Tensor:
+        """Mean over the answers that are known."""
         known = wanted.isfinite()
         each = nn.functional.binary_cross_entropy_with_logits(said, wanted.nan_to_num(), reduction="none")
         return (each * known).sum() / known.sum().clamp(min=1)

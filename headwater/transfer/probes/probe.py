@@ -116,7 +116,7 @@ def _read(asked: Asked, method: str, layer: str, y: np.ndarray | None = None) ->
             for t in range(outputs):
                 said[test, t] = _yes(asked, method, x, y[:, t], train, test)
         else:
-            said[test] = _even(asked, _fold(asked, method, x, y, train, test), y, train)
+            said[test] = _even(asked, _fold(asked, method, x, y, train, test), y, train, method)
     return said[:, 0] if asked.kind == "number" else said
 
 
@@ -132,9 +132,12 @@ def _fold(asked: Asked, method: str, x: np.ndarray, y: np.ndarray, train: np.nda
     return readers.shares(readers.neighbours(x[train], y[train]), x[test], len(asked.names))
 
 
-def _even(asked: Asked, said: np.ndarray, y: np.ndarray, train: np.ndarray) -> np.ndarray:
+def _even(asked: Asked, said: np.ndarray, y: np.ndarray, train: np.ndarray, method: str = "") -> np.ndarray:
     """Shares of classes with the frequencies of all rows in place of those of the training part: what a fold has more of, the
-    others have less of, and a reader that knows nothing else would be wrong more often than by chance."""
+    others have less of, and a reader that knows nothing else would be wrong more often than by chance. Of tokens the vote of
+    neighbours is taken as it is: what `values` does for rare structures is put in before."""
+    if asked.kind == "tokens" and method == "neighbours":
+        return said * np.sqrt(np.bincount(y, minlength=len(asked.names)))
     if asked.kind != "classes":
         return said
     here, often = (np.bincount(part, minlength=len(asked.names)) / len(part) for part in (y[train], y))
@@ -218,7 +221,7 @@ def _few_rows(asked: Asked, train: np.ndarray, count: int, rng: np.random.Genera
 def _score(asked: Asked, layer: str, method: str, count: int, said: Sequence[np.ndarray], y: np.ndarray | None = None) -> Score:
     """One value per draw and subject, and their interval."""
     values = np.stack([asked.values(one, asked.y if y is None else y) for one in said])
-    return Score(layer, method, count, values, interval(values, asked.seed))
+    return Score(layer, method, count, values, interval(values, asked.seed, bounds=_bounds(asked)))
 
 
 def _chance(asked: Asked, layer: str) -> Score:
@@ -234,7 +237,7 @@ def _chance(asked: Asked, layer: str) -> Score:
             y = asked.y[rng.permutation(len(asked.y))]
             values.append(asked.values(_read(asked, "linear", layer, y), y))
     values = np.stack(values)
-    return Score(layer, "chance", 0, values, interval(values, asked.seed))
+    return Score(layer, "chance", 0, values, interval(values, asked.seed, bounds=_bounds(asked)))
 
 
 def _calibration(asked: Asked, layer: str) -> dict[str, float]:
@@ -249,3 +252,8 @@ def _calibration(asked: Asked, layer: str) -> dict[str, float]:
         told = (model, readers.calibrated(model, x[train], asked.y[train], splits))
         said[:, test] = [readers.shares(m, x[test], len(asked.names)) for m in told]
     return dict(zip(("before", "after"), (readers.calibration_error(p, asked.y) for p in said), strict=True))
+
+
+def _bounds(asked: Asked) -> tuple[float, float]:
+    """The values a score can have."""
+    return (-math.inf, 1.0) if asked.kind == "number" else (0.0, 1.0)

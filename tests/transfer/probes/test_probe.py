@@ -59,6 +59,14 @@ def test_structures_by_dice_of_tokens():
     assert [s.count for s in found.scores if s.count] == [1, 2, 4] and found.score(count=4).interval.mean > 0.7
 
 
+def test_the_background_is_the_first_class_where_there_is_none():
+    rng = np.random.default_rng(0)
+    y, whose = rng.choice([1, 2], 200), np.arange(200) // 20
+    x = rng.standard_normal((200, 3)) + 6 * np.eye(3)[y]
+    found = probe({"x": x}, y, whose, kind="tokens", names=("background", "head", "tail"), few=False)
+    assert found.names == ("background", "head", "tail") and found.score().interval.mean > 0.95  # of both structures
+
+
 @pytest.mark.parametrize("kind", ["classes", "number", "labels", "tokens"])
 def test_no_subject_is_on_both_sides(kind):
     x, y, whose = planted()
