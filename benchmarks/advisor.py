@@ -45,12 +45,12 @@ TASKS = {  # steps, batch, patch
     "symmetry": (160, 4, FAR),
     "texture": (60, 8, NEAR),
     "hippocampus": (40, 2, (40, 56, 40)),
-    "nuclei": (50, 4, (64, 64)),
+    "nuclei": (60, 4, (64, 64)),
     "parity": (160, 4, FAR),
 }
 SCANS = 80  # of each real set
 MADE = 400  # of each riddle
-TESTS = 12  # scans to score on
+TESTS = 12  # scans to score on (16 in the two made-up tasks of last time)
 
 
 def store_of(task: str, folder: Path, data: Path | None) -> Store | None:

@@ -180,7 +180,7 @@ def recipe(store: Store, changes: list[str]) -> Settings:
 
 
 def from_their_plan(given: argparse.Namespace, store: Store, settings: Settings) -> tuple[Segmenter, Settings]:
-    """nnU-Net's network of its own plan as one of our segmenters, and settings with its patch and precision and batch 2."""
+    """nnU-Net's network of its own plan as one of our segmenters, and settings with patch, batch and precision as it has."""
     from headwater.backbones.nnunet import from_plan
     from headwater.streams import seeded
     from headwater.transfer.segment import Segmenter as Kind
@@ -188,7 +188,12 @@ def from_their_plan(given: argparse.Namespace, store: Store, settings: Settings)
 
     plans = json.loads((given.work / "preprocessed" / DATASET / "nnUNetPlans.json").read_text())
     plan = plans["configurations"]["3d_fullres"]
-    settings = replace(settings, precision="bf16", adapt=replace(settings.adapt, patch=tuple(plan["patch_size"]), batch=2))
+    like_them = {
+        "patch": tuple(plan["patch_size"]),
+        "batch": 2,
+        "learning_rate": 1.5e-3,
+    }  # the recipe's rate is for narrow networks
+    settings = replace(settings, precision="bf16", adapt=replace(settings.adapt, **like_them))
     task = Task.of(store, settings)
     with seeded(settings.seed, "plan"):
         backbone, decoder = from_plan(plan["architecture"], store.channels, task.logits)

@@ -101,7 +101,7 @@ class Terminal:
             (
                 row["file"],
                 ", ".join(f"{name} {value:.1f} ml" for name, value in (row.get("ml") or {}).items()),
-                shown(row.get("novelty"), 1, ".0f"),
+                shown((row.get("novelty") or {}).get("percentile"), 1, ".0f"),
                 " ".join(row.get("words") or ()),
             )
             for row in done[:most]

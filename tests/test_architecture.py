@@ -67,7 +67,19 @@ OUTSIDE = {  # rooms that may only use these libraries beside Python's own
     "flow": {"torch", "numpy", "scipy", "ot", "jaxtyping"},
     "report": {"numpy", "jinja2", "markupsafe", "matplotlib", "jaxtyping"},
     "observe": {"numpy", "torch", "scipy", "sklearn", "jaxtyping"},
-    "scans": {"numpy", "scipy", "nibabel", "pydicom", "PIL", "tifffile", "SimpleITK", "sklearn", "threadpoolctl", "jaxtyping"},
+    "scans": {
+        "numpy",
+        "scipy",
+        "nibabel",
+        "pydicom",
+        "PIL",
+        "tifffile",
+        "SimpleITK",
+        "highdicom",
+        "sklearn",
+        "threadpoolctl",
+        "jaxtyping",
+    },
 }
 
 

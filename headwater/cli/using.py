@@ -1,5 +1,6 @@
 """Commands that use what a run made: masks for new scans, files for others."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +16,14 @@ def predict(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="run folder that was adapted, or its segmenter.safetensors")],
     scans: Annotated[Positional[Path], arg(metavar="SCANS", help="folder of scans, or one scan")],
     /,
-    out: Annotated[Path, arg(metavar="DIR", help="where the masks go")] = Path("masks"),
+    out: Annotated[
+        Path, arg(metavar="DIR", help="where the masks go, outside of SCANS; what was changed by hand there is never replaced")
+    ] = Path("masks"),
     mirror: Annotated[bool, arg(help="mean over mirrored copies, along the axes the masks do not contradict (slower)")] = False,
     probabilities: Annotated[bool, arg(help="write the probability of each structure too")] = False,
-    format: Annotated[str, arg(metavar="FORMAT", help="nifti, dicom, png or tiff (default: as each scan)")] = "",
+    format: Annotated[
+        str, arg(metavar="FORMAT", help="nifti, dicom (needs headwater[dicom]), png or tiff (default: as each scan)")
+    ] = "",
     memory: Annotated[float, arg(metavar="GIB", help="memory for the scores of one scan")] = 2.0,
     json: Json = False,
 ) -> None:
@@ -29,6 +34,8 @@ def predict(
     )
     as_json(rows) if json else listener.predicted(rows, MANY)
     listener.say(f"\n{out}")
+    if not any(row.get("written") for row in rows):
+        sys.exit(2)
 
 
 def export(

@@ -32,6 +32,9 @@ class Lesson:
     all that comes on top of a step is one pass of the teacher.
     Source: block exchange after Bai et al. 2023 (BCP, arXiv 2305.00673), threshold after Sohn et al. 2020 (FixMatch);
     here masks and pseudo masks weigh the same, voxel by voxel, and there is no training stage of its own.
+    When it pays, measured once (hippocampus at 2 mm, from scratch, 300 steps, 40 test volumes): one label, 4 draws, +1.8 Dice
+    points [-1.6, 5.2], most where scratch was worst (+4.6, +2.6 at 0.68, 0.74; +0.6, -0.5 at 0.77, 0.78); four labels, 2 draws,
+    -0.8 [-1.8, 0.2]. No clear gain, so it is no default arm; without the threshold it lost.
     """
 
     def __init__(self, network: nn.Module, store: Store, unlabelled: list[int], settings: Settings, seed: int) -> None:

@@ -106,7 +106,8 @@ def slabs(
     device = device or _device_of(network)
     grid = Grid.of(image.shape[1:], patch, overlap, device)
     if grid.size != grid.shape:
-        image = np.pad(image, [(0, 0), *((a, n - s - a) for a, n, s in zip(grid.lead, grid.size, grid.shape, strict=True))])
+        around = [(0, 0), *((a, n - s - a) for a, n, s in zip(grid.lead, grid.size, grid.shape, strict=True))]
+        image = np.pad(image, around, mode="reflect")  # as in training
     rest = [n for i, n in enumerate(grid.size) if i != axis]
     plane = 4 * channels * math.prod(rest)
     whole = plane * grid.size[axis] <= memory * 2**30
@@ -143,7 +144,7 @@ def scores(
 ) -> Float[np.ndarray, "L *S"]:
     """Logits of every voxel of one scan.
 
-    network: (B, C, *patch) to (B, L, *patch), in evaluation mode. image: as trained on; padded with 0 to the patch if smaller.
+    network: (B, C, *patch) to (B, L, *patch), in evaluation mode. image: as trained on; reflected up to the patch if smaller.
     channels: L. overlap: share of the patch, 0 to below 1, that neighbours have in common at least. mirror: axes of *S; the mean
     over all 2^n ways of flipping them is taken. device: where the network is, found out if None. batch: tiles at a time.
     memory: GiB; results that take more lie in a file without a name in `folder` (the system's own if None) and go with the array.

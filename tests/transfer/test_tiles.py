@@ -120,7 +120,7 @@ def test_slabs_together_are_the_whole(network, image, axis):
 
 def test_mirroring_is_the_mean_over_all_flips(network, image):
     mirror, patch = (0, 2), (32, 16, 24)  # one tile
-    padded = np.pad(image, [(0, 0), (1, 2), (0, 0), (1, 1)]).astype(np.float32)
+    padded = np.pad(image, [(0, 0), (1, 2), (0, 0), (1, 1)], mode="reflect").astype(np.float32)
     x, total = torch.from_numpy(padded)[None], 0
     with torch.no_grad():
         for way in ((), (2,), (4,), (2, 4)):
