@@ -3,7 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-_PLACES = {name: "headwater.api" for name in ("Request", "adapt", "compare", "export", "look", "predict", "pretrain", "run")}
+_PLACES = {
+    name: "headwater.api" for name in ("Request", "adapt", "compare", "export", "look", "predict", "pretrain", "probe", "run")
+}
 _PLACES |= {"InputError": "headwater.errors", "Unhealthy": "headwater.errors", "Settings": "headwater.settings"}
 _PLACES |= {"Watch": "headwater.observe.watch"}
 __all__ = sorted(_PLACES)

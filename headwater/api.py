@@ -106,6 +106,20 @@ def panel(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
     return ([("Agreement", levels)] if levels else []) + tables.groups(found) + measures
 
 
+def probe(
+    model: Path | str,
+    images: Path | str,
+    targets: Path | str | None = None,
+    labels: Path | str | None = None,
+    classes: bool = False,
+    **how: Any,
+) -> dict[str, Any]:
+    """What frozen features tell of classes, numbers and masks, beside the network untrained, pixels, chance (probing.py)."""
+    from headwater import probing
+
+    return probing.probe(model, images, targets, labels, classes, **how)
+
+
 def rank(
     models: Sequence[Path | str], images: Path | str, *, seed: int = 0, progress: Progress | None = None
 ) -> list[dict[str, Any]]:

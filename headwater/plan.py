@@ -65,7 +65,8 @@ def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settin
     if costs.batch != settings.pretrain.batch:
         settings = replace(settings, pretrain=replace(settings.pretrain, batch=costs.batch))
     seconds = 60 * settings.budget * MARGIN
-    settings = _pretraining(settings, costs, WARMING if counts else 1.0)
+    least = _least(settings, costs, tests) if counts else 0.0
+    settings = _pretraining(settings, costs, WARMING if counts else 1.0, least)
     if not counts:
         return replace(settings, adapt=replace(settings.adapt, counts=()))
     return _adapting(settings, costs, counts, tests, seconds - _pretraining_seconds(settings, costs))
@@ -75,8 +76,20 @@ def _pretraining_seconds(settings: Settings, costs: Costs) -> float:
     return settings.pretrain.steps * costs.pretrain + (settings.pretrain.watch + 2) * costs.look
 
 
-def _pretraining(settings: Settings, costs: Costs, share: float) -> Settings:
-    """Steps and looks that fit a share of the budget; looks take LOOKING of it if that buys LOOKS, unless set by hand."""
+def _least(settings: Settings, costs: Costs, tests: int) -> float:
+    """Seconds of the smallest adaptation that is worth making: one count of labels, one draw unless more are asked for."""
+    told, per_step, worst = settings.adapt, sum(costs.adapt.values()), max(costs.adapt.values())
+    if told.steps:
+        return 0.0
+    n, final = (told.draws or 1) * told.seeds, told.final or LONGER * FEWEST
+    return n * (FEWEST * per_step + len(costs.adapt) * tests * costs.test) + final * worst
+
+
+def _pretraining(settings: Settings, costs: Costs, share: float, least: float = 0.0) -> Settings:
+    """Steps and looks that fit a share of the budget; looks take LOOKING of it if that buys LOOKS, unless set by hand.
+
+    least: seconds that adapting needs afterwards, which a budget that is named has to hold as well.
+    """
     seconds, told = share * 60 * settings.budget * MARGIN, settings.pretrain
     if told.watch == Pretrain().watch and costs.look:
         often, most = (int(share * seconds / costs.look) - 2 for share in (LOOKING, CROWDED))
@@ -84,7 +97,8 @@ def _pretraining(settings: Settings, costs: Costs, share: float) -> Settings:
     looks = (told.watch + 2) * costs.look
     steps = told.steps or int((seconds - looks) / costs.pretrain)
     if steps < SHORTEST and not told.steps:
-        raise InputError(_too_short(settings, (SHORTEST * costs.pretrain + 4 * costs.look) / ((1 - CROWDED) * share)))
+        needed = (SHORTEST * costs.pretrain + 4 * costs.look) / ((1 - CROWDED) * share)
+        raise InputError(_too_short(settings, max(needed, least / (1 - WARMING))))
     return replace(settings, pretrain=replace(told, steps=steps))
 
 
@@ -108,10 +122,7 @@ def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: 
     else:
         found = next(((d, c) for d, c in options if steps(d, c) >= FEWEST), None)
         if found is None:
-            least = jobs(options[-1][0], options[-1][1])
-            raise InputError(
-                _too_short(settings, (FEWEST * (least * per_step + LONGER * worst) + least * scoring) / (1 - WARMING))
-            )
+            raise InputError(_too_short(settings, _least(settings, costs, tests) / (1 - WARMING)))
         draws, counts = found
         while not told.draws and steps(draws + 1, counts) >= MOST and draws < 10:
             draws += 1

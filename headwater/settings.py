@@ -226,8 +226,17 @@ def _value(old: Any, kind: Any, text: str, assignment: str) -> Any:
 
 def check(settings: Settings) -> None:
     """Raises InputError for the first value that cannot work."""
+    for remedy, fits, values in _rules(settings):
+        for name, value in values.items():
+            if not fits(value):
+                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+                raise InputError(f"{name} cannot be {shown}: {remedy}.")
+
+
+def _rules(settings: Settings) -> list[tuple[str, Callable[[Any], bool], dict[str, Any]]]:
+    """What to do, what fits, and the values that have to, by name."""
     views, pretrain, adapt, compare = settings.views, settings.pretrain, settings.adapt, settings.compare
-    rules: list[tuple[str, Callable[[Any], bool], dict[str, Any]]] = [
+    return [
         (
             "give whole numbers from 1",
             lambda v: all(isinstance(n, int) and n >= 1 for n in (v if isinstance(v, tuple) else (v,))),
@@ -282,8 +291,3 @@ def check(settings: Settings) -> None:
         ("use one of warn, stop, back", lambda v: v in ("warn", "stop", "back"), {"pretrain.alarm": pretrain.alarm}),
         ("use one of auto, fp32, bf16", lambda v: v in ("auto", "fp32", "bf16"), {"precision": settings.precision}),
     ]
-    for remedy, fits, values in rules:
-        for name, value in values.items():
-            if not fits(value):
-                shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-                raise InputError(f"{name} cannot be {shown}: {remedy}.")

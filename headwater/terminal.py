@@ -60,9 +60,15 @@ class Terminal:
     def adapted(self, summary: Mapping[str, Any]) -> None:
         """Learning curves, what pretraining gained, and the model that is kept."""
         kept = [("Dice", "mean", 100, ".1f"), ("NSD", "nsd", 100, ".1f"), ("HD95 mm", "hd95", 1, ".1f")]
-        kept = [column for column in kept if any(known(row.get(column[1])) for row in summary["table"])]
+        kept += [("pieces F1", "lesion", 100, ".1f")]
+        kept = [column for column in kept if any(known(_value(row, column[1])) for row in summary["table"])]
         rows = [
-            (f"{row['count']} labels", row["arm"], *(shown(row.get(key), scale, form) for _, key, scale, form in kept), ends(row))
+            (
+                f"{row['count']} labels",
+                row["arm"],
+                *(shown(_value(row, key), scale, form) for _, key, scale, form in kept),
+                ends(row),
+            )
             for row in summary["table"]
         ]
         self.table("\nFew labels", ("", "start", *(name for name, *_ in kept), "95 % of Dice"), rows)
@@ -71,7 +77,7 @@ class Terminal:
         for name in ("saved", "choice", "model"):
             if sentence := (summary.get(name) or {}).get("sentence"):
                 self.say(f"  {sentence}")
-        for word in summary.get("words", ()):
+        for word in (*summary.get("leakage", ()), *summary.get("words", ())):
             self.say(f"  {word}")
 
     def compared(self, summary: Mapping[str, Any]) -> None:
@@ -147,6 +153,11 @@ class Terminal:
                     bars.console.print(Text(f"  {note}", style="dim"))
 
             yield advance
+
+
+def _value(row: Mapping[str, Any], key: str) -> Any:
+    """A measure of a row; of pieces, the F1."""
+    return (row.get(key) or {}).get("f1") if key == "lesion" else row.get(key)
 
 
 def known(value: Any) -> bool:

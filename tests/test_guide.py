@@ -32,7 +32,18 @@ def figures() -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "page", ["flow.md", "backbones.md", "objectives.md", "heads.md", "golden-rules.md", "collapse.md", "export.md"]
+    "page",
+    [
+        "flow.md",
+        "backbones.md",
+        "objectives.md",
+        "heads.md",
+        "golden-rules.md",
+        "collapse.md",
+        "export.md",
+        "transformer.md",
+        "probes.md",
+    ],
 )
 def test_the_example_prints_what_the_page_says(page):
     text = (GUIDE / page).read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ COMMANDS = {
         looking.look,
         making.pretrain,
         looking.observe,
+        looking.probe,
         judging.adapt,
         judging.compare,
         using.predict,

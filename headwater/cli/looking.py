@@ -88,3 +88,26 @@ def observe(
     as_json(found) if json else listener.observed(found, api.panel(found))
     if found.get("verdict", {}).get("state") in UNHEALTHY:
         sys.exit(3)
+
+
+def probe(
+    model: Annotated[Positional[Path], arg(metavar="MODEL", help="run folder, .safetensors, .pt, .pth, or Hugging Face folder")],
+    images: Annotated[Positional[Path], arg(metavar="IMAGES", help="folder, .npz or table of images")],
+    /,
+    targets: Annotated[
+        Path | None, arg(metavar="TABLE", help=".csv with a column of files or subjects, and one for each target")
+    ] = None,
+    labels: Labels = None,
+    classes: Classes = False,
+    most: Annotated[int, arg(metavar="N", help="images at most")] = 300,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """What frozen features tell of classes, numbers or masks: beside the same network untrained, pixels and chance."""
+    listener = listener_for(json)
+    found = api.probe(model, images, targets, labels, classes, most=most, seed=seed, progress=listener)
+    if json:
+        as_json(found)
+        return
+    for word in (*found["model"]["words"], *found["words"]):
+        listener.say(f"  {word}")

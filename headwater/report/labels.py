@@ -9,8 +9,7 @@ from headwater.report.record import Record, mapping, number, rows
 FURTHER = {  # measures beside Dice: key, its name, what it is multiplied by, digits
     "nsd": ("NSD", 100, 1),
     "hd95": ("HD95, mm", 1, 1),
-    "lesion_f1": ("lesions, F1", 100, 1),
-    "seconds": ("seconds", 1, 0),
+    "lesion": ("pieces, F1", 100, 1),
 }
 
 
@@ -20,9 +19,9 @@ def section(record: Record, said: list[str]) -> dict[str, Any] | None:
         return None
     table = rows(record.summary.get("table"))
     structures = list(dict.fromkeys(name for row in table for name in mapping(row.get("per_structure"))))
-    further = [key for key in FURTHER if any(number(row.get(key)) == number(row.get(key)) for row in table)]
+    further = [key for key in FURTHER if any(_further(row, key) == _further(row, key) for row in table)]
     told = [str(mapping(record.summary.get(name)).get("sentence") or "") for name in ("saved", "choice", "model")]
-    words = record.summary.get("words")
+    words = [record.summary.get(name) for name in ("leakage", "words")]
     return {
         "draws": short(number(record.summary.get("draws"))),
         "subjects": short(number(record.summary.get("test_subjects"))),
@@ -31,7 +30,7 @@ def section(record: Record, said: list[str]) -> dict[str, Any] | None:
         "lines": _lines(record, table, structures, further),
         "said": said,
         "told": [sentence for sentence in told if sentence and sentence not in said],
-        "words": [str(word) for word in words] if isinstance(words, list) else [],
+        "words": [str(word) for some in words if isinstance(some, list) for word in some],
         "cases": gallery.cases(record),
         "colours": _colours(record),
     }
@@ -49,11 +48,16 @@ def _lines(record: Record, table: list[dict[str, Any]], structures: list[str], f
         arm = str(row.get("arm"))
         gain = gains.get((number(row.get("count")), arm))
         each = [f"{number(mapping(row.get('per_structure')).get(name)) * scale:.1f}" for name in structures]
-        each += [f"{number(row.get(key)) * FURTHER[key][1]:.{FURTHER[key][2]}f}" for key in further]
+        each += [f"{_further(row, key) * FURTHER[key][1]:.{FURTHER[key][2]}f}" for key in further]
         tone = figures.arms(record).get(arm, ("ink", ""))[0]
         cells = (with_ends("{:.1f}", figures.interval(row, "mean", scale)), with_ends("{:+.1f}", gain) if gain else "–", *each)
         lines.append((short(number(row.get("count"))), arm, tone, [cell.replace("nan", "–") for cell in cells]))
     return lines
+
+
+def _further(row: dict[str, Any], key: str) -> float:
+    """A measure beside Dice; of pieces, the harmonic mean of what was found and what was right."""
+    return number(mapping(row.get(key)).get("f1") if key == "lesion" else row.get(key))
 
 
 def with_ends(form: str, values: tuple[float, float, float]) -> str:

@@ -12,7 +12,7 @@ from headwater.interrupt import Interrupted, wishes
 from headwater.progress import Progress, Silent
 from headwater.scans.store import Store
 from headwater.settings import Settings
-from headwater.transfer import draws, examples, final, outcome, segment, surface
+from headwater.transfer import draws, examples, final, leakage, outcome, segment, surface
 from headwater.transfer.draws import Job, drawn, jobs, testable, trainable
 from headwater.transfer.outcome import by_subject, gain_sentence, summarise
 
@@ -34,7 +34,7 @@ def run(
     settings, words = draws.possible(store, settings)
     tests, todo = testable(store), jobs(settings)
     folder.mkdir(parents=True, exist_ok=True)
-    with wishes() as stop, progress.track("Adapting", (len(todo) + 1) * settings.adapt.steps) as advance:
+    with wishes() as stop, progress.track("Adapting", len(todo) * settings.adapt.steps + final.steps(settings)) as advance:
         for job in todo:
             path = folder / "jobs" / f"{job.name}.npz"
             if path.exists():
@@ -48,6 +48,7 @@ def run(
         advance(0, note)
         tick = partial(_tick, advance, stop, note)
         summary["model"] = final.train(summary["choice"]["arm"], store, settings, folder, pretrained, tick)
+    summary["leakage"] = leakage.found(store, folder.parent)
     runfolder.write_json(folder / "summary.json", summary)
     return summary
 

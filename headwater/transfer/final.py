@@ -1,6 +1,7 @@
 """The segmenter to use: the arm that helped, on all labels but a fifth of the subjects, who say how good it is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def split(store: Store, seed: int) -> tuple[list[int], list[int]]:
     return learned, [i for i in trainable(store) if store.subjects[i] in held][:MOST]
 
 
+def steps(settings: Settings) -> int:
+    """Of its training: `adapt.final`, or as many as any other network's."""
+    return settings.adapt.final or settings.adapt.steps
+
+
 def train(
     arm: str, store: Store, settings: Settings, folder: Path, pretrained: Path | None, advance: Callable[[], None]
 ) -> dict[str, Any]:
@@ -37,6 +43,7 @@ def train(
              stays, for that is better on the validation scans), sentence.
     """
     path, note = folder / "segmenter.safetensors", folder / "segmenter.json"
+    settings = replace(settings, adapt=replace(settings.adapt, steps=steps(settings)))
     if path.exists() and note.exists() and (told := runfolder.read_json(note)).get("arm") == arm:
         for _ in range(settings.adapt.steps):
             advance()

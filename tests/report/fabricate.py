@@ -257,10 +257,17 @@ def adapted(run: Path, images: np.ndarray, labels: np.ndarray, rng: np.random.Ge
     _write(
         run / "adapt" / "summary.json",
         {
-            "counts": COUNTS, "arms": ARMS, "draws": DRAWS, "seeds": 1, "test_subjects": 10, "table": table, "gains": gains,
+            "counts": COUNTS,
+            "arms": ARMS,
+            "draws": DRAWS,
+            "seeds": 1,
+            "test_subjects": 10,
+            "table": table,
+            "gains": gains,
             "saved": {"sentence": "4 labels with this backbone do what 9 do from scratch."},
             "choice": {"arm": "fine-tuned", "sentence": "To predict with: fine-tuned, which is clearly better at 1 to 4 labels."},
-            "model": {"sentence": "The model that is kept has a Dice of 84.1 on 6 subjects set aside."}, "words": [],
+            "model": {"sentence": "The model that is kept has a Dice of 84.1 on 6 subjects set aside."},
+            "words": [],
         },
     )
     shifts = [5, 3, 3, 2, 1, 0][: len(images)]

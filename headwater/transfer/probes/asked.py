@@ -101,7 +101,8 @@ class Asked:
         """What each subject adds, so that the mean over subjects is the score."""
         if self.kind == "tokens":
             often = np.bincount(y, minlength=len(self.names)) / len(y)
-            return _dice((said / np.sqrt(np.maximum(often, 1e-9))).argmax(1), y, self.whose, len(self.names))  # Dice answers rare ones sooner
+            answers = (said / np.sqrt(np.maximum(often, 1e-9))).argmax(1)  # Dice answers rare ones sooner
+            return _dice(answers, y, self.whose, len(self.names))
         n = len(y)
         if self.kind == "number":
             guessed = np.empty(n)

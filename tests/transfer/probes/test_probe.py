@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from headwater.errors import InputError
-from headwater.transfer.probes.asked import Asked
 from headwater.transfer.probes.probe import probe
 
 
@@ -67,19 +65,6 @@ def test_the_background_is_the_first_class_where_there_is_none():
     assert found.names == ("background", "head", "tail") and found.score().interval.mean > 0.95  # of both structures
 
 
-@pytest.mark.parametrize("kind", ["classes", "number", "labels", "tokens"])
-def test_no_subject_is_on_both_sides(kind):
-    x, y, whose = planted()
-    targets = {"number": x[:, 0], "labels": np.stack([y == 0, y == 1], 1).astype(float)}.get(kind, y)
-    asked = Asked.of({"x": x}, targets, whose, kind, (), None, 0)
-    tried = np.concatenate([test for _, test in asked.folds])
-    assert sorted(tried.tolist()) == list(range(60))
-    for train, test in asked.folds:
-        assert not set(asked.whose[train]) & set(asked.whose[test])
-        for inside, out in asked.inner(train):
-            assert not set(asked.whose[train][inside]) & set(asked.whose[train][out])
-
-
 def test_a_subjects_own_mark_is_of_no_use():
     """Features that say whose an image is and nothing else: with images of one subject on both sides it would be perfect."""
     rng = np.random.default_rng(0)
@@ -87,22 +72,6 @@ def test_a_subjects_own_mark_is_of_no_use():
     y = rng.integers(0, 2, 20)[whose]
     found = probe({"x": np.eye(20)[whose] * 5}, y, whose, kind="classes", few=False)
     assert found.score("neighbours").interval.low < 0.6
-
-
-def test_the_mean_over_subjects_is_the_score_of_the_rows():
-    x, y, whose = planted()
-    rng = np.random.default_rng(3)
-    asked = Asked.of({"x": x}, y, whose, "classes", (), None, 0)
-    said = rng.dirichlet(np.ones(3), 60)
-    answers = (said / np.bincount(y)).argmax(1)
-    assert asked.values(said, y).mean() == pytest.approx(balanced_accuracy_score(y, answers))
-    asked = Asked.of({"x": x}, x[:, 0], whose, "number", (), None, 0)
-    guess = np.empty(60)
-    for train, test in asked.folds:
-        guess[test] = x[train, 0].mean()
-    said = x[:, 0] + rng.standard_normal(60)
-    wanted = 1 - ((said - x[:, 0]) ** 2).sum() / ((guess - x[:, 0]) ** 2).sum()
-    assert asked.values(said, x[:, 0]).mean() == pytest.approx(wanted) and abs(wanted - r2_score(x[:, 0], said)) < 0.05
 
 
 def test_a_class_of_one_subject_is_left_out_and_named():
