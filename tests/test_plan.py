@@ -151,7 +151,8 @@ def test_lines_tell_every_choice_with_its_reason(flat, tmp_path):
 
     settings = plan.spend(recipes.default(flat.shape(0), False), costs(), 10, 2)
     rows = plan.lines(settings, costs(), flat, machine(), 2, 1.5)
-    assert {"spacing", "backbone", "views", "batch", "pretrain", "adapt", "mirroring", "memory", "done"} == {row["name"] for row in rows}
+    names = {"spacing", "backbone", "views", "batch", "pretrain", "adapt", "mirroring", "memory", "done"}
+    assert names == {row["name"] for row in rows}
     assert all(row["choice"] and row["because"] and row["set"] for row in rows)
     for name in ", ".join(row["set"] for row in rows).split(", "):  # every line names settings that there are
         reduce(getattr, name.split("."), settings)
