@@ -8,10 +8,23 @@ from headwater import runfolder
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.request import Request
-from headwater.session import begin, comparing, existing, look, reopen, resolve, sitting
+from headwater.session import begin, borrow, comparing, existing, look, reopen, resolve, sitting
 from headwater.settings import Settings
 
-__all__ = ["Request", "adapt", "against", "compare", "distribution", "export", "keep", "look", "observe", "panel", "predict"]
+__all__ = [
+    "Request",
+    "adapt",
+    "against",
+    "borrow",
+    "compare",
+    "distribution",
+    "export",
+    "keep",
+    "look",
+    "observe",
+    "panel",
+    "predict",
+]
 __all__ += ["pretrain", "probe", "rank", "report", "run"]
 
 

@@ -50,8 +50,8 @@ OBJECTIVES = {
 }
 
 
-def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settings:
-    """Divides the budget; what the user has set by hand stays.
+def spend(settings: Settings, costs: Costs, labelled: int, tests: int, borrowed: bool = False) -> Settings:
+    """Divides the budget; what the user has set by hand stays. borrowed: the backbone is another run's, all is for adapting.
 
     Raises: InputError when the budget is too small for anything, with one that would do.
     """
@@ -65,6 +65,8 @@ def spend(settings: Settings, costs: Costs, labelled: int, tests: int) -> Settin
     if costs.batch != settings.pretrain.batch:
         settings = replace(settings, pretrain=replace(settings.pretrain, batch=costs.batch))
     seconds = 60 * settings.budget * MARGIN
+    if borrowed:
+        return _adapting(settings, costs, counts, tests, seconds)
     least = _least(settings, costs, tests) if counts else 0.0
     settings = _pretraining(settings, costs, WARMING if counts else 1.0, least)
     if not counts:
@@ -149,10 +151,18 @@ def minutes(settings: Settings, costs: Costs, tests: int) -> tuple[float, float]
 
 
 def lines(
-    settings: Settings, costs: Costs, store: Store, machine: Machine, tests: int, parameters: float, mirror: str = ""
+    settings: Settings,
+    costs: Costs,
+    store: Store,
+    machine: Machine,
+    tests: int,
+    parameters: float,
+    mirror: str = "",
+    borrowed: bool = False,
 ) -> list[dict[str, str]]:
     """What will be done and why, for the terminal, plan.json and the page. mirror: why axes are mirrored or not."""
     pretraining, adapting = minutes(settings, costs, tests)
+    pretraining = 0.0 if borrowed else pretraining
     chosen, view, adapt = settings.backbone, settings.views, settings.adapt
     where = machine.accelerator or f"{machine.cores} cores and no accelerator"
     kind, goal = FAMILIES[chosen.family], OBJECTIVES[settings.pretrain.objective]
@@ -173,8 +183,8 @@ def lines(
         ("batch", f"{settings.pretrain.batch} scans", _why_batch(settings, costs, len(store.split("train"))), "pretrain.batch"),
         (
             "pretrain",
-            f"{goal}, {settings.pretrain.steps:,} steps, {_minutes(pretraining)}",
-            f"one step took {costs.pretrain:.2f} s here{_faster(costs)}",
+            f"{goal}, {settings.pretrain.steps:,} steps, " + ("done before" if borrowed else _minutes(pretraining)),
+            "the backbone is another run's" if borrowed else f"one step took {costs.pretrain:.2f} s here{_faster(costs)}",
             "pretrain.steps, budget",
         ),
     ]

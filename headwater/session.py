@@ -14,6 +14,8 @@ from headwater.progress import Progress, Silent
 from headwater.request import ASKED, Request, folder_for
 from headwater.settings import Settings
 
+LEARNED = "state/pretrain.safetensors"  # of a run folder: what pretraining ended with
+
 
 def look(
     scans: Path | str,
@@ -73,8 +75,11 @@ def wanted(request: Request, recipe: Settings | None = None) -> Settings:
     return settings
 
 
-def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Settings:
-    """The settings of the run: the recipe, the user's changes, steps and draws from a measured step. Written once, then read."""
+def resolve(request: Request, run: Path, store: Any, progress: Progress, borrowed: bool = False) -> Settings:
+    """The settings of the run: the recipe, the user's changes, steps and draws from a measured step. Written once, then read.
+
+    borrowed: the backbone is another run's, so nothing is pretrained.
+    """
     if (run / "settings.json").exists():
         settings = told.from_dict(Settings, runfolder.read_json(run / "settings.json"))
         rows = runfolder.read_json(run / "plan.json")["lines"]
@@ -91,9 +96,9 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         if store.labelled and not (labelled and tests):
             progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
         costs = measuring.measure(store, settings, labelled if tests else [], progress)
-        settings = plan.spend(settings, costs, len(labelled), len(tests))
+        settings = plan.spend(settings, costs, len(labelled), len(tests), borrowed)
         parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6
-        rows = plan.lines(settings, costs, store, machine(), len(tests), parameters, why)
+        rows = plan.lines(settings, costs, store, machine(), len(tests), parameters, why, borrowed)
         plan.save(run, rows, costs)
         runfolder.write_json(run / "settings.json", told.to_dict(settings))
     progress.say("")
@@ -103,6 +108,37 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress) -> Sett
         progress.say(f"  {'':<10}   because {row['because']}   [{row['set']}]")
     progress.say("")
     return settings
+
+
+def borrow(request: Request, source: Path, progress: Progress) -> Path:
+    """A run folder for other scans with a run's backbone in it, which they are prepared for. Returns the folder.
+
+    Raises: InputError where the run has no backbone, where there is nothing to adapt to, and for scans of another kind.
+    """
+    import shutil
+
+    from headwater.train import state
+    from headwater.transfer import adapt
+
+    state_of = existing(source, LEARNED, "headwater pretrain SCANS") / LEARNED
+    theirs, made = reopen(source)
+    spacing = () if any(c.startswith("spacing=") for c in request.changes) else (f"spacing={','.join(map(str, theirs.spacing))}",)
+    told = (f"pretrain.objective={made.pretrain.objective}", f"pretrain.steps={state.about(state_of)['step']}")
+    network = tuple(f"backbone.{name}={getattr(made.backbone, name)}" for name in ("family", "size", "patch"))
+    request = replace(request, changes=(*spacing, *told, *network, *request.changes))
+    run, store = begin(request, progress)
+    if (store.ndim, store.channels) != (theirs.ndim, theirs.channels):
+        theirs_said, ours = (f"{s.ndim}D scans of {s.channels} channel{'s' * (s.channels > 1)}" for s in (theirs, store))
+        raise InputError(
+            f"The backbone of {source} is for {theirs_said}, these are {ours}: give scans like those it learned from."
+        )
+    if not adapt.trainable(store) or not adapt.testable(store):
+        raise InputError("Adapting needs masks on both sides, to learn from and to test on: give --labels MASKS.")
+    resolve(request, run, store, progress, borrowed=True)
+    if not (run / LEARNED).exists():
+        runfolder.write_whole(run / LEARNED, lambda beside: shutil.copyfile(state_of, beside))
+    runfolder.write_json(run / "private" / "backbone.json", {"run": str(source.resolve())})
+    return run
 
 
 def sized(request: Request, store: Any) -> tuple[Settings, str]:

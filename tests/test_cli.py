@@ -376,3 +376,28 @@ def test_a_bad_folder_from_a_shell(tmp_path):
     process = headwater("run", tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 2 and err.strip().count("\n") == 0 and "is empty" in err and "Traceback" not in err + out
+
+
+# What was pretrained before
+
+
+def test_the_backbone_of_another_run_is_adapted_and_leaks_are_named(capsys, phantoms, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    main(["pretrain", str(phantoms[0]), "--out", str(first), *small()])
+    asked = ["adapt", str(phantoms[0]), "--labels", str(phantoms[1]), "--out", str(second), "--backbone", str(first)]
+    asked += [
+        "--seed",
+        "1",
+        *small("adapt.final=2", "adapt.counts=1", "adapt.draws=1", "adapt.arms=scratch,fine-tuned"),
+        "--json",
+    ]
+    capsys.readouterr()
+    main(asked)  # another seed keeps other scans for testing: some of them were pretrained on
+    told = json.loads(capsys.readouterr().out)
+    assert "pretrained on" in " ".join(told["leakage"]) and {row["arm"] for row in told["table"]} == {"scratch", "fine-tuned"}
+    state = Path("state") / "pretrain.safetensors"
+    assert (second / state).read_bytes() == (first / state).read_bytes() and (second / "adapt" / "segmenter.safetensors").exists()
+    said = refused(capsys, "adapt", first, "--backbone", first)
+    assert "of its own" in said
+    said = refused(capsys, "adapt", phantoms[0], "--backbone", first, "--out", tmp_path / "third")
+    assert "--labels" in said

@@ -19,13 +19,21 @@ def adapt(
     budget: Budget = None,
     seed: Seed = 0,
     set: Set = (),
+    backbone: Annotated[
+        Path | None, arg(metavar="RUN", help="run whose backbone is adapted to these scans; nothing is pretrained")
+    ] = None,
     show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
     """Scratch, frozen and fine-tuned at several label counts, with intervals; and a model to predict with."""
     listener = listener_for(json)
     given = _given(scans, api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers))
-    run = api.pretrain(given, listener, typed()) if isinstance(given, api.Request) else given
+    if not isinstance(given, api.Request):
+        if backbone is not None:
+            raise InputError(f"{scans} is a run with a backbone of its own: name the folder of scans instead.")
+        run = given
+    else:
+        run = api.pretrain(given, listener, typed()) if backbone is None else api.borrow(given, backbone, listener)
     summary = api.adapt(run, listener, typed())
     as_json(summary) if json else listener.adapted(summary)
 
