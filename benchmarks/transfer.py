@@ -99,7 +99,8 @@ def compared(run: Path) -> list[dict[str, Any]]:
         found.append({
             "arm": row["method"], "labels": f"equal {row['regime']}: {row['steps']} steps, {row['seconds']:.0f} s",
             **{k: row[k] for k in ("mean", "low", "high")},
-            **{k: pair.get(v) for k, v in (("gain", "gain"), ("gain_low", "low"), ("gain_high", "high"), ("sentence", "verdict"))},
+            **{k: pair.get(v) for k, v in (("gain", "gain"), ("gain_low", "low"), ("gain_high", "high"))},
+            "sentence": pair.get("verdict"),
         })  # fmt: skip
     said = [summary[key]["sentence"] for key in ("suitability", "advice") if summary.get(key)]
     return [*found, {"arm": "all", "labels": f"{summary.get('seeds')} seeds", "sentence": " ".join(said)}]
