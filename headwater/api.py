@@ -184,7 +184,9 @@ def predict(model: Path | str, scans: Path | str, out: Path | str, **how: Any) -
     """Masks for new scans, in the geometry of their files (transfer/predict.py has what it can be told). Returns a row a scan."""
     from headwater.transfer import predict as transfer
 
-    return transfer.predict(model, scans, out, **how)
+    rows = transfer.predict(model, scans, out, **how)
+    told = ("file", "written", "fault", "voxels", "ml", "novelty", "words")
+    return [{name: row.get(name) for name in told} for row in rows]
 
 
 def export(run: Path | str, to: str, out: Path | str | None = None, *, what: str = "", replace: bool = False) -> Any:

@@ -20,6 +20,7 @@ LOOKS, CROWDED = 6, 0.15  # looks that a short run has too, and the share that t
 LONGER = 2  # times the steps of one adaptation, at least, that the model which is kept for predicting is trained for
 LONGEST = 4000  # steps of it that are worth making
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
+SHORTER = ", most of it for adapting (--set adapt.arms=scratch,fine-tuned makes it less)"
 MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
 
 FAMILIES = {  # in words
@@ -100,7 +101,8 @@ def _pretraining(settings: Settings, costs: Costs, share: float, least: float = 
     steps = told.steps or int((seconds - looks) / costs.pretrain)
     if steps < SHORTEST and not told.steps:
         needed = (SHORTEST * costs.pretrain + 4 * costs.look) / ((1 - CROWDED) * share)
-        raise InputError(_too_short(settings, max(needed, least / (1 - WARMING))))
+        remedy = SHORTER if least / (1 - WARMING) > needed else ""
+        raise InputError(_too_short(settings, max(needed, least / (1 - WARMING)), remedy))
     return replace(settings, pretrain=replace(told, steps=steps))
 
 
@@ -124,7 +126,7 @@ def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: 
     else:
         found = next(((d, c) for d, c in options if steps(d, c) >= FEWEST), None)
         if found is None:
-            raise InputError(_too_short(settings, _least(settings, costs, tests) / (1 - WARMING)))
+            raise InputError(_too_short(settings, _least(settings, costs, tests) / (1 - WARMING), SHORTER))
         draws, counts = found
         while not told.draws and steps(draws + 1, counts) >= MOST and draws < 10:
             draws += 1
@@ -134,9 +136,10 @@ def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: 
     return replace(settings, adapt=replace(told, counts=counts, draws=draws, steps=each, final=final))
 
 
-def _too_short(settings: Settings, needed: float) -> str:
+def _too_short(settings: Settings, needed: float, remedy: str = "") -> str:
     least = ceil(10 * needed / (60 * MARGIN) + 0.5) / 10
-    return f"A budget of {settings.budget:g} minutes is too short for this machine: give at least --budget {least:.1f}."
+    counted = f"{settings.budget:g} minute{'s' * (settings.budget != 1)}"
+    return f"A budget of {counted} is too short for this machine: give at least --budget {least:.1f}{remedy}."
 
 
 def minutes(settings: Settings, costs: Costs, tests: int) -> tuple[float, float]:
@@ -193,7 +196,8 @@ def lines(
         rows.append(
             (
                 "adapt",
-                f"{names} labels x {adapt.draws} draws x {len(costs.adapt)} arms, {adapt.steps} steps each; "
+                f"{names} label{'s' * (names != '1')} x {adapt.draws} draw{'s' * (adapt.draws != 1)} x {len(costs.adapt)} starts, "
+                f"{adapt.steps} steps each; "
                 f"{adapt.final} steps of the model that is kept; {_minutes(adapting)}",
                 f"the budget is {settings.budget:g} min, and {tests} scans are kept for testing",
                 "adapt.counts, adapt.draws, adapt.steps, adapt.arms, adapt.final",

@@ -64,7 +64,7 @@ class Terminal:
         kept = [column for column in kept if any(known(_value(row, column[1])) for row in summary["table"])]
         rows = [
             (
-                f"{row['count']} labels",
+                f"{row['count']} label{'s' * (row['count'] > 1)}",
                 row["arm"],
                 *(shown(_value(row, key), scale, form) for _, key, scale, form in kept),
                 ends(row),
@@ -106,7 +106,7 @@ class Terminal:
         told = [
             (
                 row["file"],
-                ", ".join(f"{name} {value:.1f} ml" for name, value in (row.get("ml") or {}).items()),
+                ", ".join(_amount(name, row) for name in row.get("voxels") or {}),
                 shown((row.get("novelty") or {}).get("percentile"), 1, ".0f"),
                 " ".join(row.get("words") or ()),
             )
@@ -158,6 +158,12 @@ class Terminal:
 def _value(row: Mapping[str, Any], key: str) -> Any:
     """A measure of a row; of pieces, the F1."""
     return (row.get(key) or {}).get("f1") if key == "lesion" else row.get(key)
+
+
+def _amount(name: str, row: Mapping[str, Any]) -> str:
+    """How much there is of a structure: in ml, in voxels where their size is not known."""
+    ml = (row.get("ml") or {}).get(name)
+    return f"{name} {ml:.1f} ml" if known(ml) else f"{name} {row['voxels'][name]:,} voxels"
 
 
 def known(value: Any) -> bool:

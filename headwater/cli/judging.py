@@ -25,7 +25,7 @@ def adapt(
     show_identifiers: Show = False,
     json: Json = False,
 ) -> None:
-    """Scratch, frozen and fine-tuned at several label counts, with intervals; and a model to predict with."""
+    """Scratch, frozen (pretrained and random) and fine-tuned, with intervals; and a model to predict with."""
     listener = listener_for(json)
     given = _given(scans, api.Request(scans, labels, out, test, budget, seed, set, False, show_identifiers))
     if not isinstance(given, api.Request):
@@ -69,6 +69,7 @@ def _given(scans: Path, request: api.Request) -> api.Request | Path:
         return request
     if request.labels or request.out or request.test or request.budget is not None or request.changes:
         raise InputError(
-            f"{scans} is a run with settings of its own: leave out the options, or name the folder of scans instead."
+            f"{scans} is a run with settings of its own: leave out the options, or name the folder of scans instead "
+            f"(headwater adapt SCANS --labels MASKS --backbone {scans} keeps its backbone)."
         )
     return scans

@@ -87,7 +87,7 @@ def _sentence(told: dict[str, Any]) -> str:
             f"The segmenter ({told['arm']}) learned from all {scans}: too few to keep some back, so how good it is nobody knows."
         )
     good = (
-        f"Dice {told['dice']:.3f} on {told['validation']} kept back"
+        f"Dice {100 * told['dice']:.1f} on {told['validation']} kept back"
         if np.isfinite(told["dice"])
         else "those kept back show nothing"
     )

@@ -112,6 +112,13 @@ class Record:
             return None
         return row if place(row["kind"]).is_file() else None
 
+    def kept(self, row: dict[str, Any], place: Any) -> dict[str, Any]:
+        """A row of before, without what it counted where the mask was changed by hand since."""
+        if row.get("sum") in (None, digest(place(row["kind"]))):
+            return row
+        told = "its mask was changed by hand since it was written, and is left as it is; it was not counted again"
+        return row | {"voxels": {}, "ml": {}, "words": [told]}
+
     def refuses(self, code: str, place: Path) -> str:
         """Why a file must not be replaced, "" if it may: it is ours, and as it was written."""
         if not place.exists():

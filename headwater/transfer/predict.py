@@ -125,7 +125,9 @@ def _all(catalog: Catalog, asked: Asked, where: places.Places, record: places.Re
                 if stop():
                     raise Interrupted(f"Predicting stopped after {len(rows)} of {len(catalog.items)} scans")
                 done = record.done(where.code(item), partial(where.target, item), places.mark(item))
-                rows.append(done or record.add(_row(item, asked, where, record)))
+                rows.append(
+                    done and record.kept(done, partial(where.target, item)) or record.add(_row(item, asked, where, record))
+                )
                 advance(1, rows[-1]["file"])
         finally:
             record.write()

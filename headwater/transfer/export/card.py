@@ -113,6 +113,9 @@ def _training(source: Source) -> list[str]:
     return [*lines, f"- intensities: {made}", "- all settings: settings.json of the run"]
 
 
+NOBODY = "The backbone was not observed: nobody knows whether its features are more than chance."
+
+
 def _by(values: Iterable[float] | None) -> str:
     return " x ".join(f"{v:g}" for v in values or ())
 
@@ -131,7 +134,8 @@ def _watched(source: Source) -> list[str]:
     if table:
         head = "| reliability of | trained | chance (95 %) | before training | plain pixels |"
         lines += ["", head, "|---|---|---|---|---|", *table, "", "Stable features need not be useful ones: labels decide that."]
-    return lines or ["The backbone was not observed: nobody knows whether its features are more than chance."]
+    watched = [event["sentence"] for event in source.looks if event.get("sentence")]
+    return lines or [f"- While it was trained: {said}" for said in watched[-1:]] or [NOBODY]
 
 
 def _number(value: Any) -> str:

@@ -13,7 +13,7 @@ from headwater.backbones.decoder import Decoder
 from headwater.backbones.features import Backbone
 from headwater.backbones.own import KEPT, STATE
 from headwater.errors import InputError
-from headwater.runfolder import read_json
+from headwater.runfolder import read_events, read_json
 from headwater.train import state
 from headwater.transfer import model
 
@@ -88,6 +88,11 @@ class Source:
     def records(self) -> dict[str, dict[str, Any]]:
         """What the files of the run say, by the names of `RECORDS`; nothing where a stage was not run or its file is damaged."""
         return {name: _mapping(self.run / place) for name, place in RECORDS.items()}
+
+    @property
+    def looks(self) -> list[dict[str, Any]]:
+        """What the watch said during pretraining."""
+        return [event for event in read_events(self.run) if event.get("event") == "watch"]
 
     @property
     def size(self) -> tuple[int, ...]:
