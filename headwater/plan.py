@@ -196,8 +196,8 @@ def lines(
         rows.append(
             (
                 "adapt",
-                f"{names} label{'s' * (names != '1')} x {adapt.draws} draw{'s' * (adapt.draws != 1)} x {len(costs.adapt)} starts, "
-                f"{adapt.steps} steps each; "
+                f"{names} label{'s' * (names != '1')} x {adapt.draws} draw{'s' * (adapt.draws != 1)} x "
+                f"{len(costs.adapt)} starts, {adapt.steps} steps each; "
                 f"{adapt.final} steps of the model that is kept; {_minutes(adapting)}",
                 f"the budget is {settings.budget:g} min, and {tests} scans are kept for testing",
                 "adapt.counts, adapt.draws, adapt.steps, adapt.arms, adapt.final",
