@@ -131,7 +131,7 @@ def _adapting(settings: Settings, costs: Costs, counts: tuple[int, ...], tests: 
         while not told.draws and steps(draws + 1, counts) >= MOST and draws < 10:
             draws += 1
         each = min(MOST, steps(draws, counts))
-    rest = left - jobs(draws, counts) * (each * per_step + scoring)
+    rest = 0.0 if told.steps else left - jobs(draws, counts) * (each * per_step + scoring)
     final = told.final or max(LONGER * each, min(LONGEST, int(rest / worst)))
     return replace(settings, adapt=replace(told, counts=counts, draws=draws, steps=each, final=final))
 

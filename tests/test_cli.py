@@ -28,6 +28,7 @@ SMALL = (
     "adapt.patch=24,24,24",
     "adapt.batch=2",
     "adapt.steps=2",
+    "adapt.final=2",
     "adapt.counts=1,2",
     "adapt.draws=2",
     "precision=fp32",
@@ -267,7 +268,7 @@ def test_a_whole_run_leaves_every_file(whole):
     settings = runfolder.read_json(whole / "settings.json")
     assert settings["pretrain"]["steps"] == 20 and settings["adapt"]["counts"] == [1, 2] and settings["adapt"]["draws"] == 2
     summary = runfolder.read_json(whole / "adapt" / "summary.json")
-    assert (summary["counts"], summary["draws"], len(summary["table"]), len(summary["gains"])) == ([1, 2], 2, 6, 4)
+    assert (summary["counts"], summary["draws"], len(summary["table"]), len(summary["gains"])) == ([1, 2], 2, 8, 6)
     told = runfolder.read_json(whole / "provenance.json")
     assert told["minutes"] > 0 and told["peak_memory_gib"] > 0 and told["seed"] == 0
     assert told["versions"]["torch"] and told["command"]

@@ -25,6 +25,10 @@ SMALL = (
     "adapt.steps=2",
     "adapt.counts=1,2",
     "adapt.draws=2",
+    "adapt.final=2",
+    "compare.methods=resenc,hybrid",
+    "compare.seeds=2",
+    "compare.steps=2",
 )
 
 

@@ -38,7 +38,7 @@ def page(fabricate, tmp_path, request):
 def test_the_page_stands_without_a_word_from_the_console(page, tmp_path):
     dom, said = browse(page, tmp_path, "--dump-dom")
     assert said == []
-    rest = ["next"] if page.parent.name == "looked" else ["training", "tokens", "labels", "provenance"]
+    rest = ["next"] if page.parent.name == "looked" else ["training", "tokens", "labels", "comparison", "provenance"]
     assert re.findall(r'<section[^>]* id="(\w+)"', dom) == ["verdict", "data", "distribution", *rest]
 
 

@@ -25,7 +25,7 @@ SECRETS = [
 ]  # fmt: skip
 SMALL = (
     "views.parent=24,24,24", "views.crop=16,16,16", "adapt.patch=24,24,24", "pretrain.steps=20",
-    "pretrain.batch=2", "pretrain.watch=2",
+    "pretrain.batch=2", "pretrain.watch=2", "adapt.final=2",
     "pretrain.save=10", "adapt.steps=2", "adapt.draws=2", "adapt.batch=2", "adapt.counts=1,2", "precision=fp32", "budget=5",
 )  # fmt: skip
 

@@ -180,7 +180,7 @@ def test_a_scan_in_patches_and_in_one_piece(flat, solid, tiny, arm, family):
         x = torch.from_numpy(np.array(image, np.float32))[None]
         fill = [side for n in reversed(image.shape[1:]) for side in (max(0, 24 - n) // 2, max(0, 24 - n) - max(0, 24 - n) // 2)]
         with torch.no_grad():
-            scores = network(torch.nn.functional.pad(x, fill))[0]
+            scores = network(torch.nn.functional.pad(x, fill, mode="reflect"))[0]
         kept = scores[(slice(None), *(slice(max(0, 24 - n) // 2, max(0, 24 - n) // 2 + n) for n in image.shape[1:]))]
         assert whole.dtype == np.uint8 and np.array_equal(whole, kept.argmax(0).numpy())
         small = replace(settings, adapt=replace(settings.adapt, patch=(16,) * ndim))
