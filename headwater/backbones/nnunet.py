@@ -60,6 +60,24 @@ def from_plan(
     return backbone, decoder
 
 
+def arch_kwargs(ndim: int, widths: list[int], kernels: list, strides: list) -> dict[str, Any]:
+    """What nnU-Net gives every network it plans."""
+    return {
+        "n_stages": len(widths),
+        "features_per_stage": widths,
+        "conv_op": f"torch.nn.modules.conv.Conv{ndim}d",
+        "kernel_sizes": kernels,
+        "strides": strides,
+        "conv_bias": True,
+        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{ndim}d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
+
+
 def refuse_departures(given: Mapping[str, Any]) -> None:
     """Raises InputError if the plan asks for what our blocks do not do."""
     for key, allowed in FIXED.items():

@@ -10,7 +10,7 @@ import torch
 
 from headwater.backbones.checkpoints import Checkpoint
 from headwater.backbones.matching import Loaded, Part, fill
-from headwater.backbones.nnunet import KINDS, from_nnunet, from_plan
+from headwater.backbones.nnunet import KINDS, arch_kwargs, from_nnunet, from_plan
 from headwater.backbones.pyramid import per_stage
 from headwater.backbones.resenc import ResEnc
 from headwater.backbones.unet import UNet
@@ -87,26 +87,8 @@ def _older(plan: Mapping[str, Any]) -> dict[str, Any]:
     depth = "n_blocks_per_stage" if kind == RESIDUAL else "n_conv_per_stage"
     return {
         "network_class_name": kind,
-        "arch_kwargs": _kwargs(len(strides[0]), widths, plan["conv_kernel_sizes"], strides)
+        "arch_kwargs": arch_kwargs(len(strides[0]), widths, plan["conv_kernel_sizes"], strides)
         | {depth: plan["n_conv_per_stage_encoder"], "n_conv_per_stage_decoder": plan["n_conv_per_stage_decoder"]},
-    }
-
-
-def _kwargs(ndim: int, widths: list[int], kernels: list, strides: list) -> dict[str, Any]:
-    """What nnU-Net gives every network it plans."""
-    return {
-        "n_stages": len(widths),
-        "features_per_stage": widths,
-        "conv_op": f"torch.nn.modules.conv.Conv{ndim}d",
-        "kernel_sizes": kernels,
-        "strides": strides,
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{ndim}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
     }
 
 
@@ -137,7 +119,7 @@ def _preset(checkpoint: Checkpoint, prefix: str) -> dict[str, Any]:
         raise InputError(f"{checkpoint.path} has no residual encoder under {prefix!r}: use a checkpoint that nnssl wrote")
     widths, blocks, kernels = zip(*stages, strict=True)
     ndim = len(kernels[0])
-    settings = _kwargs(ndim, list(widths), list(kernels), [[1] * ndim] + [[2] * ndim] * (len(stages) - 1))
+    settings = arch_kwargs(ndim, list(widths), list(kernels), [[1] * ndim] + [[2] * ndim] * (len(stages) - 1))
     return settings | {"n_blocks_per_stage": list(blocks), "n_conv_per_stage_decoder": [1] * (len(stages) - 1)}
 
 

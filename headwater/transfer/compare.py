@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from headwater import runfolder
@@ -196,11 +195,8 @@ def scored(network: segment.Segmenter, store: Store, settings: Settings, tests: 
     asked, rows = measured(store, settings), []
     for i in tests:
         truth = np.asarray(store.label(i))
-        prediction, counts = segment.predict(network, store.image(i), settings), truth < store.classes
-        pairs = [
-            [torch.from_numpy(np.isin(m, classes) & counts).long() for m in (prediction, truth)] for classes in asked.values()
-        ]
-        rows.append([float(scores.dice(*pair, 2)[0]) for pair in pairs])
+        prediction = segment.predict(network, store.image(i), settings)
+        rows.append(scores.overlaps(prediction, truth, list(asked.values()), store.classes))
     return np.array(rows, np.float64).reshape(len(tests), len(asked))
 
 

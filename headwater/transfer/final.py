@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from headwater import runfolder
 from headwater.scans.store import Store
@@ -66,12 +65,8 @@ def train(
 def _validated(store: Store, settings: Settings, predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, Any]:
     """Mean Dice of the scans kept back, and of each structure."""
     asked = structures(store, settings)
-    rows = np.full((len(truths), len(asked)), np.nan)
-    for n, (prediction, truth) in enumerate(zip(predictions, truths, strict=True)):
-        counts = truth < store.classes
-        for k, classes in enumerate(asked.values()):
-            pair = [torch.from_numpy(np.isin(mask, classes) & counts).long() for mask in (prediction, truth)]
-            rows[n, k] = scores.dice(*pair, 2)[0]
+    told = [scores.overlaps(*pair, list(asked.values()), store.classes) for pair in zip(predictions, truths, strict=True)]
+    rows = np.array(told).reshape(len(truths), len(asked))
     known = np.isfinite(rows)
     with np.errstate(invalid="ignore"):
         each = np.where(known, rows, 0).sum(0) / known.sum(0)

@@ -1,9 +1,11 @@
 """How good masks are, and how sure we are of a difference."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from headwater.streams import numpy_stream
@@ -20,6 +22,18 @@ def dice(prediction: Int[Tensor, "*S"], truth: Int[Tensor, "*S"], classes: int) 
 
     shown = [one_hot(mask[None, None], classes) for mask in (prediction, truth)]
     return compute_dice(*shown, include_background=False)[0].numpy()
+
+
+def overlaps(
+    prediction: Integer[np.ndarray, "*S"], truth: Integer[np.ndarray, "*S"], structures: Sequence[tuple[int, ...]], classes: int
+) -> Float[np.ndarray, " K"]:
+    """Dice of each structure, which unites some classes; nan where the truth has none of it.
+
+    Voxels whose truth is `classes` or more do not count.
+    """
+    counts = truth < classes
+    pairs = ([torch.from_numpy(np.isin(mask, one) & counts).long() for mask in (prediction, truth)] for one in structures)
+    return np.array([float(dice(*pair, 2)[0]) for pair in pairs], np.float64)
 
 
 @dataclass(frozen=True)

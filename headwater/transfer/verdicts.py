@@ -10,7 +10,6 @@ from jaxtyping import Float
 from headwater.transfer.scores import Interval
 
 LEVEL = 0.05
-VERDICTS = ("better", "worse", "no difference", "cannot tell")
 
 
 @dataclass(frozen=True)

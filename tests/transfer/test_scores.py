@@ -161,3 +161,12 @@ def test_no_end_lies_outside_what_there_can_be():
     wild = np.array([[1.0, 0.9], [0.1, 0.0]])
     free, kept = scores.interval(wild, 0), scores.interval(wild, 0, bounds=(0.0, 1.0))
     assert free.low < 0 and free.high > 1 and (kept.low, kept.high, kept.mean) == (0.0, 1.0, free.mean)
+
+
+def test_overlaps_are_those_of_united_classes_where_voxels_count():
+    truth = np.array([[0, 1, 1, 2], [2, 2, 0, 255]], np.uint8)
+    found = np.array([[0, 1, 2, 2], [2, 0, 0, 1]], np.uint8)
+    told = scores.overlaps(found, truth, [(1,), (2,), (1, 2), (3,)], 4)
+    assert told[:3] == pytest.approx([2 / 3, 4 / 6, 8 / 9]) and np.isnan(told[3])
+    other = np.where(truth == 255, 2, found).astype(np.uint8)  # whatever is said where nothing counts
+    assert np.array_equal(told, scores.overlaps(other, truth, [(1,), (2,), (1, 2), (3,)], 4), equal_nan=True)

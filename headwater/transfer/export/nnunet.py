@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headwater.backbones.convolutions import CONV, CONV_TRANSPOSED
 from headwater.backbones.decoder import Decoder
-from headwater.backbones.nnunet import initialise, to_nnunet
+from headwater.backbones.nnunet import arch_kwargs, initialise, to_nnunet
 from headwater.backbones.resenc import ResEnc
 from headwater.backbones.unet import UNet
 from headwater.errors import InputError
@@ -155,24 +155,10 @@ def _decoder(encoder: ResEnc | UNet, source: Source) -> tuple[Decoder, int]:
 
 def architecture(encoder: ResEnc | UNet) -> dict[str, Any]:
     """arch_kwargs of nnU-Net's plans for an encoder made by `equivalent`."""
-    count, ndim = len(encoder.widths), encoder.ndim
     blocks = "n_blocks_per_stage" if isinstance(encoder, ResEnc) else "n_conv_per_stage"
-    kwargs = {
-        "n_stages": count,
-        "features_per_stage": list(encoder.widths),
-        "conv_op": f"torch.nn.modules.conv.Conv{ndim}d",
-        "kernel_sizes": [list(kernel) for kernel in encoder.kernels],
-        "strides": [list(step) for step in encoder.steps],
-        blocks: [len(stage) for stage in encoder.stages],
-        "n_conv_per_stage_decoder": [1] * (count - 1),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{ndim}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
+    kernels, strides = ([list(one) for one in each] for each in (encoder.kernels, encoder.steps))
+    kwargs = arch_kwargs(encoder.ndim, list(encoder.widths), kernels, strides)
+    kwargs |= {blocks: [len(stage) for stage in encoder.stages], "n_conv_per_stage_decoder": [1] * (len(encoder.widths) - 1)}
     if isinstance(encoder, ResEnc) and encoder.stem.conv.out_channels != encoder.widths[0]:
         kwargs["stem_channels"] = encoder.stem.conv.out_channels
     return kwargs
