@@ -203,7 +203,9 @@ def lines(
                 "adapt.counts, adapt.draws, adapt.steps, adapt.arms, adapt.final",
             )
         )
-        rows.append(("mirroring", _mirrored(settings, store), mirror or "you said so", "adapt.mirror"))
+        rows.append(
+            ("mirroring", _mirrored(settings, store), f"the masks say: {mirror}" if mirror else "you said so", "adapt.mirror")
+        )
     size = (store.images.nbytes + store.labels.nbytes) / 2**30
     needs = f"the trial steps in {settings.precision} took that of {costs.free:.1f} GiB free; disk {size + 0.1:.1f} GiB"
     rows.append(("memory", f"{costs.memory:.1f} GiB", needs, "pretrain.batch, views.crop"))
