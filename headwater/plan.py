@@ -187,7 +187,7 @@ def lines(
         (
             "pretrain",
             f"{goal}, {settings.pretrain.steps:,} steps, " + ("done before" if borrowed else _minutes(pretraining)),
-            "the backbone is another run's" if borrowed else f"one step took {costs.pretrain:.2f} s here{_faster(costs)}",
+            "the backbone is another run's" if borrowed else _why_steps(settings, costs),
             "pretrain.steps, budget",
         ),
     ]
@@ -197,7 +197,7 @@ def lines(
             (
                 "adapt",
                 f"{names} label{'s' * (names != '1')} x {adapt.draws} draw{'s' * (adapt.draws != 1)} x "
-                f"{len(costs.adapt)} starts, {adapt.steps} steps each; "
+                f"{len(costs.adapt)} arms, {adapt.steps} steps each; "
                 f"{adapt.final} steps of the model that is kept; {_minutes(adapting)}",
                 f"the budget is {settings.budget:g} min, and {tests} scans are kept for testing",
                 "adapt.counts, adapt.draws, adapt.steps, adapt.arms, adapt.final",
@@ -236,6 +236,13 @@ def _why_batch(settings: Settings, costs: Costs, scans: int) -> str:
     if settings.pretrain.batch >= scans:
         return f"there are {scans} scans to learn from"
     return f"two crops of {_by(settings.views.crop)} of each keep the machine busy"
+
+
+def _why_steps(settings: Settings, costs: Costs) -> str:
+    """Seconds of a step, and what the watch takes beside the steps where that is a tenth of a minute or more."""
+    looking = (settings.pretrain.watch + 2) * costs.look / 60
+    watched = f"; looks of the watch take {_minutes(looking)}" if looking >= 0.1 else ""
+    return f"one step took {costs.pretrain:.2f} s here{_faster(costs)}{watched}"
 
 
 def _faster(costs: Costs) -> str:

@@ -107,6 +107,7 @@ class Compare:
     seeds: int = 0  # trainings of each; 0: from the budget
     steps: int = 0  # 0: from the budget
     delta: float = 0.01  # of Dice, below which a difference does not matter
+    retrain: bool = False  # train each transformer once more, without attention from its first step on
 
 
 @dataclass(frozen=True)

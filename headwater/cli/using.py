@@ -56,5 +56,5 @@ def export(
     for sentence in made.words:
         listener.say(f"  {sentence}")
     for name, size in made.files:
-        listener.say(f"  {name:<44} {size / 2**20:9.2f} MiB")
+        listener.say(f"  {name:<44} {size / 2**10:12,.1f} KiB")
     listener.say(f"\n{made.folder}")

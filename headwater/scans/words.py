@@ -31,7 +31,7 @@ _KINDS = {  # kind of fault -> one, several
 def sentences(passport: "Passport") -> list[str]:
     """Short lines: what is there, what it was taken for, what was set aside, spacing, intensity, axes, masks, the split."""
     lines = [_what(passport), _rule(passport), _set_aside(passport), _near(passport), _spacing(passport), _intensity(passport)]
-    lines += [_axes(passport), _masks(passport), _classes(passport), _split(passport)]
+    lines += [_grey(passport), _axes(passport), _masks(passport), _classes(passport), _split(passport)]
     lines += [_concern(concern) for concern in passport.concerns] + list(passport.notes)
     return [line for line in lines if line]
 
@@ -133,6 +133,12 @@ def _intensity(p: "Passport") -> str:
         many = ", ".join(f"{n:,}" for n in scales)
         return f"intensity comes in {counted(len(scales))} scales ({many} scans): normalised per scan"
     return "intensity normalised per scan"
+
+
+def _grey(p: "Passport") -> str:
+    """Grey pictures among coloured ones."""
+    grey = sum(e.channels == 1 for e in p.entries)
+    return f"{grey:,} of {len(p.entries):,} are grey: read as colour, with equal channels" if 0 < grey and p.channels == 3 else ""
 
 
 def _axes(p: "Passport") -> str:

@@ -57,12 +57,12 @@ class Contender:
 
 
 def run(
-    store: Store, settings: Settings, folder: Path, progress: Progress | None = None, twice: bool = False, retrained: bool = False
+    store: Store, settings: Settings, folder: Path, progress: Progress | None = None, twice: bool = False
 ) -> dict[str, Any]:
     """Trains and scores what is not done yet, then writes scores.csv and summary.json.
 
-    twice: A/A, the first method against itself under other seeds. retrained: one more training of each transformer, without
-    attention from its first step on.
+    twice: A/A, the first method against itself under other seeds. With `compare.retrain` each transformer is trained once more,
+    without attention from its first step on.
     Returns: the summary. Raises: Interrupted when asked to stop, finished jobs are kept. InputError without a scan to learn from
              and one to test on, where the budget is too small, and where methods differ in more than they should.
     """
@@ -73,7 +73,7 @@ def run(
     factor = {r: even.factor([_told(j, settings) for c in (first, *others) for j in c.jobs(plan, r)[:1]], _expected(r, twice))
               for r in plan.steps}  # fmt: skip
     todo = {job.name: job for r in plan.steps for c in (first, *others) for job in c.jobs(plan, r)}
-    if retrained and not twice:
+    if settings.compare.retrain and not twice:
         extra = [
             replace(c.jobs(plan, "steps")[0], attention=False, knock=False) for c in others if plan.costs[c.family].attention
         ]

@@ -223,3 +223,4 @@ def test_pictures_grey_and_coloured_are_kept_together(tmp_path):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, shape, np.uint8)).save(tmp_path / f"{i}.png")
     found = look(tmp_path)
     assert found.channels == 3 and len(found.entries) == 4 and not found.quarantine
+    assert "3 of 4 are grey: read as colour, with equal channels" in found.sentences()

@@ -21,7 +21,7 @@ def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: 
         _header(source),
         f"# {words_of(source)}",
         f"A {kind} of {sum(p.numel() for p in source.network.parameters()):,} parameters, trained by Headwater on its user's own "
-        f"scans. Images: {source.told['channels']} channel(s), {source.told['ndim']}D.",
+        f"scans. Images: {_channels(source)}, {source.told['ndim']}D.",
         "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files),
         "\n".join(f"- {line}" for line in words),
         f"## How to load\n\n```python\n{loading}\n```",
@@ -36,6 +36,11 @@ def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: 
         "## Licence\n\nNot chosen. Whoever gives these weights away says under which licence, and whether the scans allow it.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _channels(source: Source) -> str:
+    count = source.told["channels"]
+    return f"{count} channel{'s' * (count != 1)}"
 
 
 def _header(source: Source) -> str:
@@ -142,21 +147,25 @@ def _number(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, (int, float)) else UNKNOWN
 
 
+def _points(value: Any) -> str:
+    return f"{100 * value:.1f}" if isinstance(value, (int, float)) else UNKNOWN
+
+
 def _labels(source: Source) -> list[str]:
     """Dice by number of labels and way of starting, with intervals, and what pretraining gained."""
     summary = source.records["adapted"]
     rows = [r for r in summary.get("table") or [] if isinstance(r.get("mean"), (int, float))]
     if not rows:
         return ["Not tried with labels: nobody knows whether pretraining was worth it."]
-    head = ["| labels | started | Dice | 95 % interval |", "|---|---|---|---|"]
+    head = ["| labels | arm | Dice | 95 % interval |", "|---|---|---|---|"]
     body = [
-        f"| {r['count']} | {r['arm']} | {_number(r['mean'])} | {_number(r.get('low'))} to {_number(r.get('high'))} |"
+        f"| {r['count']} | {r['arm']} | {_points(r['mean'])} | {_points(r.get('low'))} to {_points(r.get('high'))} |"
         for r in rows
     ]
     told = (
         f"{summary.get('test_subjects', UNKNOWN)} held-out subjects, {summary.get('draws', UNKNOWN)} draws of labelled subjects, "
     )
-    told += f"{summary.get('steps', UNKNOWN)} steps each."
+    told += f"{summary.get('steps', UNKNOWN)} steps each; Dice in points of 100."
     gains = [f"- {g['sentence']}" for g in summary.get("gains") or [] if g.get("sentence")]
     return [told, "", *head, *body, "", *gains]
 
@@ -167,7 +176,7 @@ def _limits(source: Source) -> list[str]:
     lines = [
         f"- Tried on scans like the above alone: no other modality, organ, scanner or site, no other spacing than "
         f"{_by(source.spacing) or UNKNOWN} mm.",
-        f"- {told['ndim']}D images of {told['channels']} channel(s); others need other weights in the first layer.",
+        f"- {told['ndim']}D images of {_channels(source)}; others need other weights in the first layer.",
         "- No medical device. Not validated for diagnosis or treatment.",
         "- Weights can remember what they were trained on: whether these may leave the house is its owners' decision.",
     ]

@@ -12,7 +12,7 @@ def test_numbers_stand_beside_their_nulls(finished):
     found = text(finished)
     assert "| one vector per image | 0.61 | 0.11 | 0.23 | 0.82 |" in found
     assert "Features are stable. agreement 0.40" in found
-    assert "| 4 | scratch | 0.71 | 0.62 to 0.79 |" in found and "no evidence of a gain" in found
+    assert "| 4 | scratch | 71.0 | 62.0 to 79.0 |" in found and "no evidence of a gain" in found
     assert "10 held-out subjects, 3 draws" in found and "steps: 121" in found and "minutes: 3.1" in found
     assert "2 scans of 2 subjects; 1 to learn from, 1 kept for testing" in found and "MR (2)" in found
     assert "40 (40 to 40) x 48 (48 to 48)" in found and "sites or classes that the folders tell apart: 1" in found
