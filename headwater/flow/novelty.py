@@ -92,7 +92,7 @@ class Member:
 
     def score(self, x: Float[Tensor, "n d"]) -> Likelihood:
         """Log-density at x and its numerical error."""
-        found = log_likelihood(self.field, self.summary(x), path=PATH, step=STEP)
+        found = _likelihood(self.field, self.steps, self.summary(x))
         return Likelihood(found.value + self.summary.log_volume, found.probe_error, found.step_error)
 
 
@@ -153,7 +153,7 @@ class Density:
         x = self._checked(x)
         shares = []
         for member in self.members:
-            above = (member.aside[None] > member.score(x).value[:, None]).sum(1)
+            above = (member.aside[None] > member.score(x).value[:, None]).sum(1).double()
             shares.append(100 * (above + 0.5) / (len(member.aside) + 1))
         return torch.stack(shares).mean(0)
 
@@ -162,6 +162,14 @@ class Density:
             raise ValueError(f"novelty: samples of shape {tuple(x.shape)}; this density is on {self.d} features")
         check_finite(x, "novelty")
         return x.detach().to(self.members[0].summary.mean)
+
+
+def _likelihood(field: Field, steps: int, x: Tensor) -> Likelihood:
+    """A field that was not trained is its Gaussian: in closed form, a thousand times as fast as following it, equal to 1e-3."""
+    if steps:
+        return log_likelihood(field, x, path=PATH, step=STEP)
+    value = field.start.log_density(PATH.end, x)
+    return Likelihood(value, torch.zeros_like(value), torch.zeros_like(value))
 
 
 def _member(x: Tensor, aside: Tensor, generator: torch.Generator, dims: int, steps: int) -> Member:
@@ -176,7 +184,7 @@ def _member(x: Tensor, aside: Tensor, generator: torch.Generator, dims: int, ste
                 break
             train(field, here.float(), path=PATH, generator=generator, steps=stage)
             spent += stage
-        reached = float(log_likelihood(field, there[:LOOKED_AT], path=PATH, step=STEP).value.mean())
+        reached = float(_likelihood(field, spent, there[:LOOKED_AT]).value.mean())
         if reached > best:
             best, kept, taken = reached, copy.deepcopy(field), spent
         elif spent >= PATIENCE:

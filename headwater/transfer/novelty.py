@@ -61,8 +61,7 @@ class Familiar:
 
     def judge(self, features: Float[Tensor, "d"]) -> tuple[float, str]:
         """The same of the scan's features."""
-        x = self.density.members[0].summary.mean.new_tensor(features.tolist())[None]
-        percentile = float(np.mean([_share(member, x) for member in self.density.members]))
+        percentile = float(self.density.novelty(features[None])[0])
         return percentile, self.words(percentile)
 
     def words(self, percentile: float) -> str:
@@ -77,16 +76,6 @@ class Familiar:
     def highest(self) -> float:
         """The largest percentile that so many scans allow."""
         return float(np.mean([100 * (len(m.aside) + 0.5) / (len(m.aside) + 1) for m in self.density.members]))
-
-
-def _share(member: Member, x: Float[Tensor, "1 d"]) -> float:
-    """Percentile among the samples set aside. A member whose flow is its Gaussian is asked in closed form: a thousand times as
-    fast as following the flow, the same to 1e-3."""
-    if member.steps:
-        value = member.score(x).value
-    else:
-        value = member.field.start.log_density(PATH.end, member.summary(x)) + member.summary.log_volume
-    return 100 * (int((member.aside > value).sum()) + 0.5) / (len(member.aside) + 1)
 
 
 def familiar(run: Path, progress: Progress | None = None) -> Familiar:
