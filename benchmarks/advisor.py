@@ -40,7 +40,7 @@ from headwater.transfer.knockout import without_attention
 RESULTS = Path(__file__).parent / "results"
 NEAR, FAR = (32, 64), (32, 128)  # what parity and symmetry ask for is farther away in the wide one than a small CNN looks
 FAMILIES = {"resenc": (4, 5e-3), "hybrid": (4, 2e-3), "vit": (8, 1e-3)}  # voxels per token, learning rate: one trial each
-SEEDS = 2
+SEEDS = 3
 TASKS = {  # steps, batch, patch
     "symmetry": (160, 4, FAR),
     "texture": (60, 8, NEAR),

@@ -56,9 +56,7 @@ class Contender:
         return [Job(self.family, steps, self.start + n, knock=knock) for n in range(plan.seeds)]
 
 
-def run(
-    store: Store, settings: Settings, folder: Path, progress: Progress | None = None, twice: bool = False
-) -> dict[str, Any]:
+def run(store: Store, settings: Settings, folder: Path, progress: Progress | None = None, twice: bool = False) -> dict[str, Any]:
     """Trains and scores what is not done yet, then writes scores.csv and summary.json.
 
     twice: A/A, the first method against itself under other seeds. With `compare.retrain` each transformer is trained once more,
