@@ -8,7 +8,7 @@ from headwater import runfolder
 from headwater.errors import InputError
 from headwater.progress import Progress, Silent
 from headwater.request import Request
-from headwater.session import begin, borrow, comparing, existing, look, reopen, resolve, sitting
+from headwater.session import begin, borrow, comparing, existing, look, reopen, resolve, sitting, wanted
 from headwater.settings import Settings
 
 __all__ = [
@@ -167,9 +167,11 @@ def compare(
     Returns: the run folder, and the summary that RUN/compare/summary.json holds. Raises: InputError without masks on both sides.
     """
     from headwater.transfer import compare as transfer
+    from headwater.transfer import even
 
     progress = progress or Silent()
     if isinstance(given, Request):
+        even.names(wanted(given))  # a network that does not exist is said before anything is looked at
         run, store = begin(given, progress)
         settings = comparing(given, store)
     else:

@@ -20,7 +20,7 @@ LOOKS, CROWDED = 6, 0.15  # looks that a short run has too, and the share that t
 LONGER = 2  # times the steps of one adaptation, at least, that the model which is kept for predicting is trained for
 LONGEST = 4000  # steps of it that are worth making
 DRAWS = 3  # of labels: what an interval needs at least; more when the budget allows
-SHORTER = ", most of it for adapting (--set adapt.arms=scratch,fine-tuned makes it less)"
+SHORTER = ", most of it for adapting (--set adapt.arms=scratch,fine-tuned makes it less; without --labels there is none)"
 MARGIN = 0.9  # of the budget is planned: reading, looking at features and writing the page need the rest
 
 FAMILIES = {  # in words
@@ -170,11 +170,11 @@ def lines(
     where = machine.accelerator or f"{machine.cores} cores and no accelerator"
     kind, goal = FAMILIES[chosen.family], OBJECTIVES[settings.pretrain.objective]
     rows = [
-        ("spacing", _spacing(store), _why_spacing(store, settings), "spacing"),
+        ("spacing", _spacing(store), "the backbone learned at it" if borrowed else _why_spacing(store, settings), "spacing"),
         (
             "backbone",
             f"{kind}, {chosen.size}, {parameters:.1f} M parameters",
-            f"there are {where}" + ("; a CNN is the safe start with few scans" if chosen.family == "resenc" else ""),
+            "it is another run's" if borrowed else f"there are {where}" + _safe(chosen.family),
             "backbone.family, backbone.size",
         ),
         (
@@ -212,6 +212,10 @@ def lines(
     done = time.strftime("%H:%M", time.localtime(time.time() + 60 * (pretraining + adapting) + 30))
     rows.append(("done", f"about {done}", f"this is {_minutes(pretraining + adapting)} of work", "budget"))
     return [{"name": name, "choice": choice, "because": why, "set": told} for name, choice, why, told in rows]
+
+
+def _safe(family: str) -> str:
+    return "; a CNN is the safe start with few scans" if family == "resenc" else ""
 
 
 def _spacing(store: Store) -> str:

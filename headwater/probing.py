@@ -228,9 +228,11 @@ def _sentence(name: str, found: Mapping[str, Probed], gains: Sequence[Mapping[st
     mine = found["trained"].score().interval
     beside = ", ".join(f"{other} {found[other].score().interval.mean:.2f}" for other in ("untrained", "pixels"))
     over = next(g for g in gains if g["over"] == "untrained" and g["method"] == "linear" and not g["count"])
-    told = (
-        "training helped" if over["low"] > 0 else "training did harm" if over["high"] < 0 else "no evidence that training helped"
-    )
+    chance = found["trained"].chance.interval.mean
+    if over["low"] > 0:
+        told = "training helped" if mine.low > chance else "better than untrained, but not shown to be above chance"
+    else:
+        told = "training did harm" if over["high"] < 0 else "no evidence that training helped"
     score = f"{found['trained'].metric} {mine.mean:.2f} ({mine.low:.2f} to {mine.high:.2f})"
     gain = f"{over['gain']:+.2f}, {over['low']:+.2f} to {over['high']:+.2f}"
-    return f"{name}: {score}, {beside}, chance {found['trained'].chance.interval.mean:.2f}; {told} ({gain})"
+    return f"{name}: {score}, {beside}, chance {chance:.2f}; {told} ({gain})"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from headwater.errors import InputError
+
 
 def plain(value: Any) -> Any:
     """JSON's own types only; what is not finite becomes null, for JSON has no NaN."""
@@ -44,11 +46,19 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 def private_folder(folder: Path) -> Path:
-    """A folder that exists afterwards; the parts of its path that did not are for their owner only."""
+    """A folder that exists afterwards; the parts of its path that did not are for their owner only.
+
+    Raises: InputError where there can be none.
+    """
     folder = Path(folder)
-    for part in reversed([folder, *folder.parents]):
-        if not part.exists():
-            part.mkdir(mode=0o700, exist_ok=True)
+    try:
+        for part in reversed([folder, *folder.parents]):
+            if not part.exists():
+                part.mkdir(mode=0o700, exist_ok=True)
+    except OSError as fault:
+        raise InputError(f"{folder} cannot be made ({fault.strerror}): give another place to write to (--out).") from fault
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file and no folder: give another place to write to (--out).")
     return folder
 
 

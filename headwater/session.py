@@ -118,7 +118,7 @@ def borrow(request: Request, source: Path, progress: Progress) -> Path:
     import shutil
 
     from headwater.train import state
-    from headwater.transfer import adapt
+    from headwater.transfer import adapt, borrowed
 
     state_of = existing(source, LEARNED, "headwater pretrain SCANS") / LEARNED
     theirs, made = reopen(source)
@@ -137,7 +137,7 @@ def borrow(request: Request, source: Path, progress: Progress) -> Path:
     resolve(request, run, store, progress, borrowed=True)
     if not (run / LEARNED).exists():
         runfolder.write_whole(run / LEARNED, lambda beside: shutil.copyfile(state_of, beside))
-    runfolder.write_json(run / "private" / "backbone.json", {"run": str(source.resolve())})
+    borrowed.note(run, source)
     return run
 
 
@@ -173,14 +173,20 @@ def comparing(request: Request, store: Any) -> Settings:
 
 @contextmanager
 def sitting(run: Path, settings: Settings, command: str) -> Iterator[None]:
-    """Notes in provenance.json what is needed to repeat the run, also when the work within is interrupted; minutes add up."""
+    """Notes in provenance.json what is needed to repeat the run, also when the work within is interrupted; minutes add up.
+    A command that is refused is none to repeat."""
     from headwater import provenance
 
     started, commit = time.monotonic(), provenance.commit()
+    refused = False
     try:
         yield
+    except InputError:
+        refused = True
+        raise
     finally:
-        provenance.write(run, settings, command, commit, time.monotonic() - started)
+        if not refused:
+            provenance.write(run, settings, command, commit, time.monotonic() - started)
 
 
 def existing(run: Path | str, needed: str, remedy: str) -> Path:

@@ -71,7 +71,7 @@ class Terminal:
             )
             for row in summary["table"]
         ]
-        self.table("\nFew labels", ("", "start", *(name for name, *_ in kept), "95 % of Dice"), rows)
+        self.table("\nFew labels", ("", "arm", *(name for name, *_ in kept), "95 % of Dice"), rows)
         for gain in summary["gains"]:
             self.say(f"  {gain['sentence']}")
         for name in ("saved", "choice", "model"):
@@ -94,11 +94,11 @@ class Terminal:
                 self.table(f"\n{title}", ("", "Dice", "steps", "s", "GiB", "M par.", "95 %"), rows)
         for row in (*summary["pairs"], *summary.get("knockout", ())):
             self.say(f"  {row['sentence']}")
-        for name in ("suitability", "factor", "advice"):
-            if sentence := (summary.get(name) or {}).get("sentence"):
-                self.say(f"  {sentence}")
-        for word in (*summary.get("leakage", ()), *summary.get("words", ())):
+        told = [(summary.get(name) or {}).get("sentence") for name in ("suitability", "factor")]
+        for word in (*filter(None, told), *summary.get("leakage", ()), *summary.get("words", ())):
             self.say(f"  {word}")
+        if advice := summary.get("advice"):
+            self.say(f"\nDo you need a transformer?\n  {advice['sentence']}\n  {advice['trust']}")
 
     def predicted(self, rows: Sequence[Mapping[str, Any]], most: int) -> None:
         """Scans with what was found in each, and what could not be done."""
@@ -112,12 +112,13 @@ class Terminal:
             )
             for row in done[:most]
         ]
-        self.table("\nMasks", ("", "structures", "novelty", ""), told)
+        if told:
+            self.table("\nMasks", ("", "structures", "novelty", ""), told)
         if len(done) > most:
             self.say(f"  and {len(done) - most:,} more (--json, or predictions.json, has all)")
         for row in rows:
             if not row.get("written"):
-                self.say(f"  left out: {row['file']}: {row.get('fault', '')}.")
+                self.say(f"  left out: {row['file']}: {row.get('fault', '').rstrip('.')}.")
 
     def beside(self, rows: Sequence[Mapping[str, Any]], most: int) -> None:
         """Scans by how new they are to a backbone, the newest first."""

@@ -20,7 +20,7 @@ ARROWS = {  # room or module -> rooms and modules of ours it may import, beside 
     "streams": set(),
     "settings": {"errors"},
     "progress": set(),
-    "runfolder": set(),
+    "runfolder": {"errors"},
     "device": set(),
     "interrupt": set(),
     "recipes": set(),
@@ -61,7 +61,7 @@ NARROW = {  # rooms that may not even have all leaves
     "errors": set(),
     "streams": set(),
     "progress": set(),
-    "runfolder": set(),
+    "runfolder": {"errors"},
     "settings": {"errors"},
 }
 OUTSIDE = {  # rooms that may only use these libraries beside Python's own

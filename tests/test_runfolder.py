@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from headwater import runfolder
+from headwater.errors import InputError
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -80,3 +81,12 @@ def test_a_line_torn_within_a_letter_is_left_out(tmp_path):
     with open(tmp_path / "events.jsonl", "ab") as file:
         file.write('{"text": "µ'.encode()[:-1])
     assert runfolder.read_events(tmp_path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "file/below/it"])
+def test_no_folder_where_a_file_is(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="give another place to write to"):
+        runfolder.private_folder(tmp_path / place)
+    with pytest.raises(InputError, match="give another place to write to"):
+        runfolder.write_json(tmp_path / place / "a.json", 1)

@@ -1,6 +1,7 @@
 """The command line: one function per command; parses, calls, prints."""
 
 import contextlib
+import errno
 import os
 import sys
 
@@ -10,6 +11,7 @@ from headwater.cli import judging, looking, making, using
 from headwater.errors import InputError, Unhealthy
 from headwater.interrupt import Interrupted
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 COMMANDS = {
     f.__name__: f
     for f in (
@@ -54,3 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.suppress(OSError):
             sys.stdout.close()
         sys.exit(1)
+    except OSError as fault:
+        if fault.errno not in UNWRITABLE:
+            raise
+        print(
+            f"{fault.filename or 'A file'}: {fault.strerror}. Make room or give another place; what is finished is kept.",
+            file=sys.stderr,
+        )
+        sys.exit(2)

@@ -66,6 +66,8 @@ def compare(
 def _given(scans: Path, request: api.Request) -> api.Request | Path:
     """The request, or the run folder that was named instead of scans. Raises InputError for options that a run has settled."""
     if not (scans / "settings.json").exists():
+        if (scans / "passport.json").exists() and (scans / "store").is_dir():
+            raise InputError(f"{scans} is a run that was not planned yet: give the command that began it again, with its scans.")
         return request
     if request.labels or request.out or request.test or request.budget is not None or request.changes:
         raise InputError(

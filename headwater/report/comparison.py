@@ -20,7 +20,7 @@ def section(record: Record) -> dict[str, Any] | None:
         return None
     advice = mapping(summary.get("advice"))
     because = advice.get("because")
-    told = [mapping(summary.get(name)).get("sentence") for name in ("suitability", "factor")]
+    told = [advice.get("trust")] + [mapping(summary.get(name)).get("sentence") for name in ("suitability", "factor")]
     words = [word for name in ("leakage", "words") if isinstance(summary.get(name), list) for word in summary[name]]
     return {
         "advice": str(advice.get("sentence") or ""),

@@ -12,7 +12,7 @@ from headwater.interrupt import Interrupted, wishes
 from headwater.progress import Progress, Silent
 from headwater.scans.store import Store
 from headwater.settings import Settings
-from headwater.transfer import draws, examples, final, leakage, outcome, segment, surface
+from headwater.transfer import borrowed, draws, examples, final, leakage, outcome, segment, surface
 from headwater.transfer.draws import Job, drawn, jobs, testable, trainable
 from headwater.transfer.outcome import by_subject, gain_sentence, summarise
 
@@ -48,16 +48,9 @@ def run(
         advance(0, note)
         tick = partial(_tick, advance, stop, note)
         summary["model"] = final.train(summary["choice"]["arm"], store, settings, folder, pretrained, tick)
-    summary["leakage"] = leakage.found(store, folder.parent, _source(folder.parent))
+    summary["leakage"] = leakage.found(store, folder.parent, borrowed.origin(folder.parent))
     runfolder.write_json(folder / "summary.json", summary)
     return summary
-
-
-def _source(run: Path) -> Path | None:
-    """The run that a borrowed backbone comes from, if it is still there."""
-    told = run / "private" / "backbone.json"
-    source = Path(runfolder.read_json(told)["run"]) if told.exists() else None
-    return source if source is not None and (source / "store").exists() else None
 
 
 def _tick(advance: Callable[..., None], stop: Callable[[], bool], note: str) -> None:

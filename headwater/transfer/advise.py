@@ -43,11 +43,10 @@ class Validation:
 
     def sentence(self) -> str:
         """What was measured, in words."""
-        points = f"{100 * self.better.mean:.1f} Dice points [{100 * self.better.low:.1f}, {100 * self.better.high:.1f}]"
-        regret = f"regret {100 * self.advisor:.1f} against {100 * self.cnn:.1f}, {points} less, on {self.of}"
-        if self.trusted:
-            return f"This advisor beat always taking the CNN: {regret}."
-        return f"This advisor is not shown to beat always taking the CNN ({regret}), so only the pilot is heard."
+        points = f"{100 * self.better.mean:.1f} [{100 * self.better.low:.1f}, {100 * self.better.high:.1f}]"
+        lost = f"On {self.of}, following this advice lost {100 * self.advisor:.1f} Dice points to the best network there"
+        lost += f", always taking the CNN {100 * self.cnn:.1f}: {points} more"
+        return f"{lost}." if self.trusted else f"{lost}, which may be chance. So only the trainings above are heard."
 
 
 MEASURED = Validation(
@@ -90,13 +89,14 @@ class Priors:
 @dataclass(frozen=True)
 class Advice:
     """answer: CNN | hybrid | transformer | cannot tell. low, high: gain in Dice of the best attention model over the CNN, nan
-    where no pilot measured it. because: what it rests on, in order."""
+    where no pilot measured it. because: what it rests on, in order. trust: how good such advice was where it could be checked."""
 
     answer: str
     low: float
     high: float
     sentence: str
     because: tuple[str, ...]
+    trust: str = ""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -162,7 +162,8 @@ def advise(
     else:
         because += known.sentences() if known else ()
         answer = "CNN" if burden or (known and known.doubtful) else "cannot tell"
-    return Advice(answer, float(best["low"]), float(best["high"]), _sentence(answer, best, measured), tuple(because))
+    ends = float(best["low"]), float(best["high"])
+    return Advice(answer, *ends, _sentence(answer, best), tuple(because), measured.sentence())
 
 
 def _of(row: Mapping[str, Any]) -> Interval:
@@ -215,8 +216,8 @@ def _points(row: Mapping[str, Any]) -> str:
     return f"{100 * row['gain']:+.1f} Dice points [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
 
 
-def _sentence(answer: str, best: Mapping[str, Any], measured: Validation) -> str:
-    """The answer, what it rests on in Dice points, and how far to trust it."""
+def _sentence(answer: str, best: Mapping[str, Any]) -> str:
+    """The answer, and what it rests on in Dice points."""
     said = {
         "CNN": "No evidence that a transformer is needed: take the CNN.",
         "hybrid": "Attention pays here: take the hybrid.",
@@ -224,4 +225,4 @@ def _sentence(answer: str, best: Mapping[str, Any], measured: Validation) -> str
         "cannot tell": "Whether a transformer is needed cannot be told; until it can, keep the CNN.",
     }[answer]
     gain = f" Best attention model over the CNN: {_points(best)}." if "gain" in best else " No pilot was run."
-    return f"{said}{gain} {measured.sentence()}"
+    return said + gain

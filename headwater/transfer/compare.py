@@ -76,6 +76,8 @@ def run(store: Store, settings: Settings, folder: Path, progress: Progress | Non
             replace(c.jobs(plan, "steps")[0], attention=False, knock=False) for c in others if plan.costs[c.family].attention
         ]
         todo |= {job.name: job for job in extra}
+    if kept := sum(current(folder / "jobs" / f"{job.name}.npz", job, store, settings, labelled) for job in todo.values()):
+        progress.say(f"{kept} of {len(todo)} trainings are done already")
     with wishes() as stop, progress.track("Comparing", sum(job.steps for job in todo.values())) as advance:
         for number, job in enumerate(todo.values(), start=1):
             path, note = folder / "jobs" / f"{job.name}.npz", f"{job.method}, training {number} of {len(todo)}"
@@ -87,7 +89,7 @@ def run(store: Store, settings: Settings, folder: Path, progress: Progress | Non
     summary = conclude(store, settings, folder, plan, (first, *others), list(todo.values()))
     summary |= {"factor": factor["steps"], "leakage": leakage.found(store, folder.parent)}
     summary |= {"context": None, "advice": None} if twice else advised(store, settings, folder, labelled, plan, summary)
-    summary["words"] = [*words, *summary["words"]]
+    summary["words"] = [*words, *(even.aside(settings) if twice else ()), *summary["words"]]
     runfolder.write_json(folder / "summary.json", summary)
     return summary
 

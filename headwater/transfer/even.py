@@ -140,6 +140,13 @@ def plan(settings: Settings, costs: dict[str, Cost], left_out: dict[str, str], t
     return Plan(costs, left_out, seeds, regimes, steps * costs[first].step, _words(seeds, steps, told.seeds > 0))
 
 
+def aside(settings: Settings) -> tuple[str, ...]:
+    """What A/A leaves out of what was asked for."""
+    first, *others = names(settings)
+    lost = others + ["compare.retrain"] * settings.compare.retrain
+    return (f"{first} is compared with itself: {', '.join(lost)} left out.",) if lost else ()
+
+
 def _words(seeds: int, steps: int, by_hand: bool) -> tuple[str, ...]:
     """What the numbers mean for the reader."""
     said = [f"Each method is trained {seeds} times for {steps:,} steps, all from scratch; nothing is tuned for any of them."]

@@ -27,12 +27,13 @@ from headwater.flow.paths import Gaussian
 from headwater.progress import Progress, Silent
 from headwater.runfolder import write_whole
 from headwater.scans import identifiers
-from headwater.scans.layouts import understand
+from headwater.scans.layouts import one_or_more
 from headwater.scans.readers import read
 from headwater.scans.ready import Rule, ready
 from headwater.scans.scan import Source
 from headwater.scans.store import Store
 from headwater.streams import numpy_stream, torch_stream
+from headwater.transfer import borrowed
 from headwater.transfer.frozen import resting, summary
 
 KEPT = Path("state") / "familiar.safetensors"  # of a run folder
@@ -84,17 +85,23 @@ def familiar(run: Path, progress: Progress | None = None) -> Familiar:
     Fitted on first asking (half a minute, and a pass through the scans) with a fixed seed, then kept in
     RUN/state/familiar.safetensors; fitted anew when the backbone has been trained further. Ask once, then score many scans.
 
-    Raises: InputError for a run without a pretrained backbone, and for one that learned from fewer than 30 scans.
+    A run whose backbone is another run's (session.borrow) is asked of that, for there lie the scans that were learned from.
+
+    Raises: InputError for a run without a pretrained backbone, for one that learned from fewer than 30 scans, and where the run
+            that the backbone is from is gone.
     """
-    file, kept = Path(run) / STATE, Path(run) / KEPT
-    if not file.is_file():
+    if not (Path(run) / STATE).is_file():
         raise InputError(f"{run} holds no pretrained backbone ({STATE} is missing): pretrain one first, or give another run.")
+    learned = borrowed.origin(Path(run))
+    if learned is None:
+        raise InputError(f"The backbone of {run} is another run's, which is no longer there: what it has seen cannot be told.")
+    file, kept = learned / STATE, learned / KEPT
     backbone = resting(load_own(file).backbone)
     with open(file, "rb") as opened:
         mark = hashlib.file_digest(opened, "sha256").hexdigest()
     found = _read(kept, mark)
     if found is None:
-        features = reference(backbone, Store.open(Path(run) / "store"), progress or Silent())
+        features = reference(backbone, Store.open(learned / "store"), progress or Silent())
         density = Density.fit(features.double(), generator=torch_stream(0, "familiar"))
         found = density, len(features)
         try:
@@ -168,13 +175,13 @@ class Row:
 
 
 def scored(run: Path, scans: Path, *, show_identifiers: bool = False, progress: Progress | None = None) -> Iterator[Row]:
-    """Every scan of a folder, table or list, one in memory at a time, prepared as those of the run were.
+    """Every scan of a folder, table or list, or one, one in memory at a time, prepared as those of the run were.
 
     Raises: InputError as `familiar` and `understand` do.
     """
     progress = progress or Silent()
     known, rule = familiar(run, progress), Rule.of(Store.open(Path(run) / "store"))
-    items, names = understand(scans).items, identifiers.known(show_identifiers)
+    items, names = one_or_more(scans).items, identifiers.known(show_identifiers)
     with progress.track("Beside what it has seen", len(items)) as advance:
         for item in items:
             yield Row(names.name(item.name), *_judged(known, rule, item.source))

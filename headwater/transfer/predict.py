@@ -22,10 +22,10 @@ from headwater.interrupt import Interrupted, wishes
 from headwater.progress import Progress, Silent
 from headwater.runfolder import private_folder, write_whole
 from headwater.scans import resampling, writing
-from headwater.scans.layouts import Catalog, Item, understand
-from headwater.scans.readers import looks_like, read
+from headwater.scans.layouts import Catalog, Item, one_or_more
+from headwater.scans.readers import read
 from headwater.scans.ready import Ready, ready
-from headwater.scans.scan import Scan, Source, UnreadableError
+from headwater.scans.scan import Scan, UnreadableError
 from headwater.transfer import components, model as models, novelty, original, places, segment, strange, tiles
 
 Row = dict[str, Any]
@@ -86,13 +86,10 @@ def predict(
 
 
 def _catalog(scans: Path, out: Path) -> Catalog:
-    """The scans; a file that is one scan is a catalog of one. Raises InputError as `understand`, and for an `out` among them."""
+    """The scans, of a folder or one. Raises InputError as `understand`, and for an `out` among them."""
     if scans.is_dir() and out.resolve().is_relative_to(scans.resolve()):
         raise InputError(f"{out} lies among the scans, and its masks would be taken for scans: give a folder outside of {scans}.")
-    if scans.is_file() and not scans.name.lower().endswith(".npz") and looks_like(scans):
-        scans = scans.resolve()
-        return Catalog("one scan", "one file", scans.parent, (Item(scans.name, Source((scans,)), scans.name),))
-    return understand(scans)
+    return one_or_more(scans)
 
 
 def _check(catalog: Catalog, format: str) -> None:

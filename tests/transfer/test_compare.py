@@ -168,6 +168,7 @@ def test_a_method_against_itself(flat, tiny, tmp_path):
     settings = tiny(2, "compare.methods=resenc,vit", "compare.seeds=2", "compare.steps=3")
     summary = compare.run(flat, settings, tmp_path / "compare-twice", twice=True)
     assert summary["methods"] == ["resenc", "resenc again"] and summary["regimes"] == ["steps"]
+    assert "resenc is compared with itself: vit left out." in summary["words"]
     assert summary["factor"] == {"differs": [], "sentence": "Trainings differ in their seeds alone."}
     (pair,) = summary["pairs"]
     assert pair["verdict"] in ("cannot tell", "no difference") and summary["knockout"] == []

@@ -21,9 +21,10 @@ from headwater.scans.layouts import (
 )
 from headwater.scans.layouts.item import Catalog, Item
 from headwater.scans.layouts.tree import Tree, endings, load_json, walk
-from headwater.scans.scan import Fault
+from headwater.scans.readers import looks_like
+from headwater.scans.scan import Fault, Source
 
-__all__ = ["Catalog", "Item", "understand"]
+__all__ = ["Catalog", "Item", "one_or_more", "understand"]
 
 LAYOUTS = (nnssl, nnunet, decathlon, bids, table, medmnist, dicoms, folders, plain)  # the first that fits is taken
 _UNLISTED = (dicoms, folders, plain)  # these take every image they find
@@ -52,6 +53,14 @@ def understand(root: Path | str, labels_root: Path | str | None = None, *, class
         raise InputError(f"Nothing in {root} says which class a scan has{why}; {remedy}.")
     faults = tuple({(fault.file, fault.kind): fault for fault in catalog.faults}.values())
     return replace(catalog, faults=faults, notes=tuple(dict.fromkeys(catalog.notes)))
+
+
+def one_or_more(scans: Path) -> Catalog:
+    """As `understand`; a file that is one scan is a catalog of one."""
+    if scans.is_file() and not scans.name.lower().endswith(".npz") and looks_like(scans):
+        scans = scans.resolve()
+        return Catalog("one scan", "one file", scans.parent, (Item(scans.name, Source((scans,)), scans.name),))
+    return understand(scans)
 
 
 def _folder(root: Path, classes: bool) -> Catalog:

@@ -9,18 +9,27 @@ from statistics import median
 from typing import Any
 
 from headwater.transfer.export.source import Source, words_of
+from headwater.transfer.model import Trained
 
 UNKNOWN = "not known"
+KINDS = {
+    "scratch": "segmenter trained from scratch: nothing pretrained is in it",
+    "random-frozen": "segmenter on a backbone that was never trained",
+    "frozen": "segmenter on a pretrained backbone, which was left as it is",
+    "fine-tuned": "segmenter, fine-tuned from a pretrained backbone",
+    "self-taught": "segmenter, fine-tuned from a pretrained backbone, also on scans without masks",
+    "": "pretrained backbone",
+}
 AGREED = {"pooled": "one vector per image", "dense": "tokens"}
 
 
 def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: Iterable[str], commands: str = "") -> str:
     """The whole card. files: name and what it is. loading: Python that runs beside them. words: of the format, to be known."""
-    kind = "finetuned segmenter" if source.trained else "pretrained backbone"
+    kind = KINDS.get(source.arm, "segmenter")
     parts = [
         _header(source),
         f"# {words_of(source)}",
-        f"A {kind} of {sum(p.numel() for p in source.network.parameters()):,} parameters, trained by Headwater on its user's own "
+        f"A {kind}. {sum(p.numel() for p in source.network.parameters()):,} parameters, trained by Headwater on its user's own "
         f"scans. Images: {_channels(source)}, {source.told['ndim']}D.",
         "## Files\n\n" + "\n".join(f"- `{name}`: {what}" for name, what in files),
         "\n".join(f"- {line}" for line in words),
@@ -28,6 +37,7 @@ def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: 
         f"## How to fine-tune with nnU-Net\n\nFor a data set 4 that is planned already:\n\n```bash\n{commands}\n```"
         if commands
         else "",
+        f"## What goes in and comes out\n\n{_answers(source.trained)}" if source.trained else "",
         "## Data\n\n" + "\n".join(_data(source)),
         "## Training\n\n" + "\n".join(_training(source)),
         "## What the watch found\n\n" + "\n".join(_watched(source)),
@@ -38,6 +48,24 @@ def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _answers(trained: Trained) -> str:
+    """Axes of the images, and what each channel of the scores is."""
+    rule, task = trained.rule, trained.task
+    axes = f"axes {', '.join(rule.orientation)} (each towards that side)" if rule.orientation else "axes as stored"
+    lines = [
+        f"Images: {axes}, {_by(trained.spacing)} mm, normalised as under Training. Scores are logits, one channel for each of:",
+        "",
+    ]
+    if task.regions:
+        named = (" + ".join(f"{task.names[c]} ({task.values[c]})" for c in region) for region in task.regions)
+        lines += [f"{i}. {name}" for i, name in enumerate(named)]
+        return "\n".join([*lines, "", "A sigmoid makes each a probability; later regions lie within earlier ones."])
+    lines += [
+        f"{i}. {name} (value {value} in masks)" for i, (name, value) in enumerate(zip(task.names, task.values, strict=True))
+    ]
+    return "\n".join([*lines, "", "Counted from 0; a softmax makes them probabilities."])
+
+
 def _channels(source: Source) -> str:
     count = source.told["channels"]
     return f"{count} channel{'s' * (count != 1)}"
@@ -45,7 +73,8 @@ def _channels(source: Source) -> str:
 
 def _header(source: Source) -> str:
     """What sites of models read first."""
-    tags = ["medical-imaging", "self-supervised", source.told["family"], *(["image-segmentation"] if source.trained else [])]
+    tags = ["medical-imaging", *(["self-supervised"] if source.pretrained else []), source.told["family"]]
+    tags += ["image-segmentation"] if source.trained else []
     lines = ["---", "library_name: headwater", "tags:", *(f"- {tag}" for tag in tags), "# license: not chosen yet", "---"]
     return "\n".join(lines)
 
@@ -94,18 +123,21 @@ def _training(source: Source) -> list[str]:
     views, pretrain = settings.get("views") or {}, settings.get("pretrain") or {}
     rows = {
         "objective": pretrain.get("objective"),
-        "steps": pretrain.get("steps"),
+        "steps of pretraining": pretrain.get("steps"),
         "batch": pretrain.get("batch"),
         "learning rate": pretrain.get("learning_rate"),
         "weight decay": pretrain.get("weight_decay"),
         "views (voxels)": _by(views.get("crop")),
         "masked": views.get("mask_ratio"),
+    }
+    rows = rows if source.pretrained else {}
+    if source.trained:
+        rows |= _segmenting(source, settings.get("adapt") or {})
+    rows |= {
         "spacing of the prepared scans (mm)": _by(source.spacing),
         "precision": settings.get("precision"),
         "seed": settings.get("seed"),
     }
-    if source.trained:
-        rows |= {"arm of adapt": source.trained.about.get("arm"), "patch (voxels)": _by(source.trained.patch)}
     versions = provenance.get("versions") or {}
     rows |= {
         "minutes": provenance.get("minutes") and round(provenance["minutes"], 1),
@@ -116,6 +148,13 @@ def _training(source: Source) -> list[str]:
         made = f"every scan by the same low, high, mean and spread: {source.windows}"
     lines = [f"- {name}: {value}" for name, value in rows.items() if value is not None and value != ""]
     return [*lines, f"- intensities: {made}", "- all settings: settings.json of the run"]
+
+
+def _segmenting(source: Source, adapt: dict[str, Any]) -> dict[str, Any]:
+    """How the segmenter itself was trained."""
+    told = {"arm of adapt": source.arm, "labelled scans": source.trained.about.get("labels")}
+    told |= {"steps of adapting": adapt.get("final") or adapt.get("steps"), "batch of adapting": adapt.get("batch")}
+    return told | {"learning rate of adapting": adapt.get("learning_rate"), "patch (voxels)": _by(source.trained.patch)}
 
 
 NOBODY = "The backbone was not observed: nobody knows whether its features are more than chance."
@@ -154,18 +193,20 @@ def _points(value: Any) -> str:
 def _labels(source: Source) -> list[str]:
     """Dice by number of labels and way of starting, with intervals, and what pretraining gained."""
     summary = source.records["adapted"]
+    own = str(source.trained.about.get("sentence") or "") if source.trained else ""
     rows = [r for r in summary.get("table") or [] if isinstance(r.get("mean"), (int, float))]
     if not rows:
-        return ["Not tried with labels: nobody knows whether pretraining was worth it."]
+        return [own or "Not tried with labels: nobody knows whether pretraining was worth it."]
     head = ["| labels | arm | Dice | 95 % interval |", "|---|---|---|---|"]
     body = [
         f"| {r['count']} | {r['arm']} | {_points(r['mean'])} | {_points(r.get('low'))} to {_points(r.get('high'))} |"
         for r in rows
     ]
-    told = (
-        f"{summary.get('test_subjects', UNKNOWN)} held-out subjects, {summary.get('draws', UNKNOWN)} draws of labelled subjects, "
-    )
+    draws = summary.get("draws", UNKNOWN)
+    told = f"{summary.get('test_subjects', UNKNOWN)} held-out subjects, {draws} draw{'s' * (draws != 1)} of labelled subjects, "
     told += f"{summary.get('steps', UNKNOWN)} steps each; Dice in points of 100."
+    if own:
+        told = f"{own} Beside it, other networks with fewer labels: {told}"
     gains = [f"- {g['sentence']}" for g in summary.get("gains") or [] if g.get("sentence")]
     return [told, "", *head, *body, "", *gains]
 

@@ -16,6 +16,7 @@ from headwater.errors import InputError
 from headwater.runfolder import read_events, read_json
 from headwater.train import state
 from headwater.transfer import model
+from headwater.transfer.segment import PRETRAINED
 
 SEGMENTER = Path("adapt") / "segmenter.safetensors"
 WHAT = ("backbone", "segmenter")
@@ -56,6 +57,16 @@ class Source:
     def trained(self) -> model.Trained | None:
         """The finished segmenter, where that is exported."""
         return model.load(self.run / SEGMENTER) if self.what == "segmenter" else None
+
+    @property
+    def arm(self) -> str:
+        """How a segmenter was trained; "" for a backbone."""
+        return str(self.trained.about.get("arm") or "") if self.trained else ""
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether pretraining is in these weights."""
+        return self.trained is None or self.arm in PRETRAINED
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
@@ -159,7 +170,7 @@ def words_of(source: Source) -> str:
     """What the network is, for a title: resenc nano, 3D."""
     told = source.told
     objective = (source.records["settings"].get("pretrain") or {}).get("objective")
-    trained = f", {objective}" if objective else ""
+    trained = f", {objective}" if objective and source.pretrained else ""
     return f"{told['family']} {told['size']}, {told['ndim']}D{trained}" + (", segmenter" if source.trained else "")
 
 

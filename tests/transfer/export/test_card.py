@@ -1,5 +1,8 @@
 """The card: every number of the run that it should have, no name that it should not, and what is missing."""
 
+import shutil
+
+from headwater.transfer import model
 from headwater.transfer.export.card import card
 from headwater.transfer.export.source import source
 
@@ -13,7 +16,7 @@ def test_numbers_stand_beside_their_nulls(finished):
     assert "| one vector per image | 0.61 | 0.11 | 0.23 | 0.82 |" in found
     assert "Features are stable. agreement 0.40" in found
     assert "| 4 | scratch | 71.0 | 62.0 to 79.0 |" in found and "no evidence of a gain" in found
-    assert "10 held-out subjects, 3 draws" in found and "steps: 121" in found and "minutes: 3.1" in found
+    assert "10 held-out subjects, 3 draws" in found and "steps of pretraining: 121" in found and "minutes: 3.1" in found
     assert "2 scans of 2 subjects; 1 to learn from, 1 kept for testing" in found and "MR (2)" in found
     assert "40 (40 to 40) x 48 (48 to 48)" in found and "sites or classes that the folders tell apart: 1" in found
     assert "0.5 mm" in found and "set aside as unreadable or unfit: 1" in found
@@ -52,5 +55,21 @@ def test_windows_of_a_set_are_told(make_run, tmp_path):
 
 def test_a_segmenter_says_so(adapted):
     found = text(adapted)
-    assert "finetuned segmenter" in found and "- image-segmentation" in found and "arm of adapt: fine-tuned" in found
+    assert "segmenter, fine-tuned from a pretrained backbone" in found and "- self-supervised" in found
+    assert "- image-segmentation" in found and "arm of adapt: fine-tuned" in found and "steps of pretraining: 121" in found
     assert "No validation score of this very segmenter" in found
+    assert "Scores are logits" in found and "0. background (value 0 in masks)\n1. " in found
+
+
+def test_a_segmenter_from_scratch_is_not_called_pretrained(adapted, tmp_path):
+    trained = model.load(adapted / "adapt" / "segmenter.safetensors")
+    run = tmp_path / "run"
+    shutil.copytree(adapted, run)
+    told = {"arm": "scratch", "labels": 9, "validation": 2, "sentence": "The segmenter (scratch) learned from 9 labelled scans."}
+    found = source(run)
+    object.__setattr__(trained, "about", told)
+    found.__dict__["trained"] = trained
+    said = card(found, [("model.safetensors", "weights")], "pass", [], "")
+    assert "trained from scratch: nothing pretrained is in it" in said and "labelled scans: 9" in said
+    assert "self-supervised" not in said and "cva" not in said and "steps of pretraining" not in said
+    assert told["sentence"] in said
