@@ -94,7 +94,8 @@ def resolve(request: Request, run: Path, store: Any, progress: Progress, borrowe
         settings, why = sized(request, store)
         labelled, tests = adapt.trainable(store), adapt.testable(store)
         if store.labelled and not (labelled and tests):
-            progress.say("There are no masks on both sides, to learn from and to test on: adapting is left out")
+            sides = f"{len(labelled)} of the scans with masks are to learn from, {len(tests)} to test on"
+            progress.say(f"{sides}: adapting needs both and is left out (--test FILE names who is tested on)")
         costs = measuring.measure(store, settings, labelled if tests else [], progress)
         settings = plan.spend(settings, costs, len(labelled), len(tests), borrowed)
         parameters = sum(p.numel() for p in loop.assemble(settings, store)[0].backbone.parameters()) / 1e6

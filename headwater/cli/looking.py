@@ -34,6 +34,8 @@ def look(
     if against is not None:
         rows = api.against(against, scans, show_identifiers=show_identifiers, progress=listener)
         as_json(rows) if json else listener.beside(rows, MANY)
+        if all(row["percentile"] != row["percentile"] for row in rows):  # nan: none of them could be told
+            sys.exit(2)
         return
     passport = api.look(
         scans, labels, test=test, seed=seed, classes=classes, show_identifiers=show_identifiers, progress=listener
@@ -67,7 +69,8 @@ def observe(
     ] = None,
     /,
     out: Annotated[
-        Path | None, arg(metavar="DIR", help="where to write (default: RUN/observations, or runs/observe-MODEL)")
+        Path | None,
+        arg(metavar="DIR", help="where to write", help_behavior_hint="(default: RUN/observations, or runs/observe-MODEL)"),
     ] = None,
     rank: Annotated[
         tuple[Path, ...], UseAppendAction, arg(metavar="OTHER", help="rank MODEL and these by what they gained, without a page")

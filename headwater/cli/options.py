@@ -13,11 +13,12 @@ from headwater.terminal import Quiet, Terminal
 
 Scans = Annotated[Positional[Path], arg(metavar="SCANS", help="folder of scans")]
 Labels = Annotated[Path | None, arg(metavar="MASKS", help="folder of masks, named as their scans")]
-Out = Annotated[Path | None, arg(metavar="RUN", help="run folder (default: runs/NAME)")]
+Out = Annotated[Path | None, arg(metavar="RUN", help="run folder", help_behavior_hint="(default: runs/NAME)")]
 Test = Annotated[
-    Path | None, arg(metavar="FILE", help="names of subjects to keep for testing, one a line (default: a fifth, drawn)")
+    Path | None,
+    arg(metavar="FILE", help="names of subjects to keep for testing, one a line", help_behavior_hint="(default: a fifth, drawn)"),
 ]
-Budget = Annotated[float | None, arg(metavar="MINUTES", help="time to spend (default: 30)")]
+Budget = Annotated[float | None, arg(metavar="MINUTES", help="time to spend", help_behavior_hint="(default: 30)")]
 Seed = Annotated[int, arg(help="of everything random")]
 Objective = Annotated[
     str | None, arg(metavar="NAME", help="what to learn from: cva (default), mae, dino, ... (a wrong name lists all)")

@@ -22,7 +22,12 @@ def predict(
     mirror: Annotated[bool, arg(help="mean over mirrored copies, along the axes the masks do not contradict (slower)")] = False,
     probabilities: Annotated[bool, arg(help="write the probability of each structure too")] = False,
     format: Annotated[
-        str, arg(metavar="FORMAT", help="nifti, dicom (needs headwater[dicom]), png or tiff (default: as each scan)")
+        str,
+        arg(
+            metavar="FORMAT",
+            help="nifti, dicom (needs headwater[dicom]), png or tiff",
+            help_behavior_hint="(default: as each scan)",
+        ),
     ] = "",
     memory: Annotated[float, arg(metavar="GIB", help="memory for the scores of one scan")] = 2.0,
     json: Json = False,
@@ -42,8 +47,12 @@ def export(
     run: Annotated[Positional[Path], arg(metavar="RUN", help="run folder")],
     /,
     to: Annotated[str, arg(metavar="FORMAT", help="safetensors, onnx, nnunet or huggingface")] = "safetensors",
-    out: Annotated[Path | None, arg(metavar="DIR", help="where to write (default: RUN/export/FORMAT)")] = None,
-    what: Annotated[str, arg(metavar="WHICH", help="backbone or segmenter (default: the segmenter where there is one)")] = "",
+    out: Annotated[
+        Path | None, arg(metavar="DIR", help="where to write", help_behavior_hint="(default: RUN/export/FORMAT)")
+    ] = None,
+    what: Annotated[
+        str, arg(metavar="WHICH", help="backbone or segmenter", help_behavior_hint="(default: the segmenter where there is one)")
+    ] = "",
     replace: Annotated[bool, arg(help="replace what is in the folder")] = False,
     json: Json = False,
 ) -> None:
