@@ -169,6 +169,7 @@ def lines(
     chosen, view, adapt = settings.backbone, settings.views, settings.adapt
     where = machine.accelerator or f"{machine.cores} cores and no accelerator"
     kind, goal = FAMILIES[chosen.family], OBJECTIVES[settings.pretrain.objective]
+    voxels = "voxels" if store.ndim == 3 else "pixels"
     rows = [
         ("spacing", _spacing(store), "the backbone learned at it" if borrowed else _why_spacing(store, settings), "spacing"),
         (
@@ -179,8 +180,8 @@ def lines(
         ),
         (
             "views",
-            f"two crops of {_by(view.crop)} voxels out of {_by(view.parent)}",
-            f"half of the scans are {_by(_median(store))} voxels or less",
+            f"two crops of {_by(view.crop)} {voxels} out of {_by(view.parent)}",
+            f"half of the scans are {_by(_median(store))} {voxels} or less",
             "views.crop, views.parent",
         ),
         ("batch", f"{settings.pretrain.batch} scans", _why_batch(settings, costs, len(store.split("train"))), "pretrain.batch"),

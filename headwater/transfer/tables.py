@@ -10,6 +10,7 @@ from headwater.settings import Settings
 from headwater.transfer import outcome, scores, verdicts
 from headwater.transfer.even import Plan
 
+LEARNED = 0.05  # Dice below which there is nothing to knock out
 EQUAL = {"steps": "equal steps", "time": "equal time"}
 
 
@@ -105,10 +106,14 @@ def _knockout(
         return scores.interval(without - whole, settings.seed, bounds=(-1.0, 1.0))
 
     main, own = change("branch"), change("own")
+    if not (reached := float(np.nanmean(whole)) if np.isfinite(whole).any() else 0.0) > LEARNED:
+        main = own = scores.Interval(np.nan, np.nan, np.nan)
     row = {"method": way.name, "change": main.mean, "low": main.low, "high": main.high}
     row["own"] = {"change": own.mean, "low": own.low, "high": own.high}
     row["retrained"] = _retrained(way, found, subjects, whole, settings)
     words = knockout_sentence(way.name, main, settings.compare.delta)
+    if not reached > LEARNED:
+        words = f"{way.name} learned next to nothing (Dice {100 * reached:.1f}): what its attention is worth cannot be told."
     if row["retrained"] is not None:
         words += f" {row['retrained']['sentence']}"
     return row | {"sentence": words}

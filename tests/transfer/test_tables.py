@@ -57,6 +57,13 @@ def test_attention_that_does_nothing_is_named():
     assert "attention does nothing that matters in vit" in knocked["sentence"] and knocked["retrained"] is None
 
 
+def test_a_network_that_learned_nothing_has_nothing_to_knock_out():
+    found, *rest = world(without=-0.001)
+    nothing = {key: {k: v * 0 if k.startswith("dice") else v for k, v in saved.items()} for key, saved in found.items()}
+    (knocked,) = tables.summarise(nothing, *rest)["knockout"]
+    assert "vit learned next to nothing (Dice 0.0)" in knocked["sentence"] and np.isnan([knocked["low"], knocked["high"]]).all()
+
+
 def test_a_row_is_mean_and_interval_by_hand():
     given = world()
     row = next(r for r in tables.summarise(*given)["table"] if (r["method"], r["regime"]) == ("vit", "steps"))
