@@ -20,7 +20,7 @@ SMALLEST = 2  # scans in a batch; contrast needs two
 @dataclass(frozen=True)
 class Costs:
     """Measured seconds: one pretraining step (by precision, and the better), one look of the watch, one adaptation step by arm,
-    one test scan; GiB at the peak, and GiB that were free when measuring began; and the batch that fits."""
+    a test scan (their mean); GiB at the peak, and GiB that were free when measuring began; and the batch that fits."""
 
     steps: dict[str, float]
     precision: str
@@ -144,8 +144,8 @@ def _all_costs(
 
 
 def _adaptation(store: Store, settings: Settings, labelled: list[int], device: Any) -> tuple[dict[str, float], float]:
-    """Seconds of one step of each arm, and of predicting one scan."""
-    from headwater.transfer import batches, segment, taught
+    """Seconds of one step of each arm, and of predicting a test scan, in the mean over them."""
+    from headwater.transfer import batches, draws, segment, taught
 
     costs: dict[str, float] = {}
     same = {"fine-tuned": "scratch", "random-frozen": "frozen", "frozen": "random-frozen"}  # networks that do the same work
@@ -166,8 +166,9 @@ def _adaptation(store: Store, settings: Settings, labelled: list[int], device: A
                 lesson.learn(network)
 
         costs[arm] = _seconds(step, device)
-    image = store.image(max(labelled, key=lambda i: store.image(i).size))  # the largest, for memory's sake
-    return costs, _seconds(lambda: segment.predict(network, image, settings), device, 1)
+    largest = max(labelled, key=lambda i: store.image(i).size)  # for memory's sake
+    seconds = _seconds(lambda: segment.predict(network, store.image(largest), settings), device, 1)
+    return costs, seconds * segment.usual(store, settings, draws.testable(store) or labelled, largest)
 
 
 def _seconds(work: Callable[[], Any], device: Any, repeats: int = 2) -> float:

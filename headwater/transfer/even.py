@@ -30,7 +30,7 @@ FACTOR = "backbone.family"  # the one setting in which methods differ
 
 @dataclass(frozen=True)
 class Cost:
-    """Measured: seconds of a step and of predicting a scan, parameters, and whether there is attention to knock out."""
+    """Measured: seconds of a step and of predicting a test scan (mean); parameters; whether there is attention to knock out."""
 
     step: float
     test: float
@@ -99,8 +99,9 @@ def _cost(store: Store, settings: Settings, labelled: list[int], tests: list[int
     marks: list[float] = []
     network = segment.fit("scratch", store, labelled, settings, None, ("compare", "cost"), lambda: marks.append(time.monotonic()))
     started = time.monotonic()
-    segment.predict(network, store.image(max(tests, key=lambda i: store.image(i).size)), settings)
-    test = time.monotonic() - started
+    largest = max(tests, key=lambda i: store.image(i).size)  # for memory's sake
+    segment.predict(network, store.image(largest), settings)
+    test = (time.monotonic() - started) * segment.usual(store, settings, tests, largest)
     step = statistics.median(b - a for a, b in zip(marks, marks[1:], strict=False))
     return Cost(max(step, 1e-6), test, sum(p.numel() for p in network.parameters()), attends(network))
 
@@ -115,10 +116,10 @@ def plan(settings: Settings, costs: dict[str, Cost], left_out: dict[str, str], t
     first = next(iter(costs))
     told, seconds = settings.compare, 60 * settings.budget * MARGIN
     each = {first: costs[first]} if twice else costs
-    networks = 2 if twice else 2 * len(each) - 1
+    networks = {name: 2 - (name == first and not twice) for name in each}
     per_step = 2 * costs[first].step if twice else sum(c.step for c in each.values()) + (len(each) - 1) * costs[first].step
-    scans = networks if twice else networks + 2 * sum(c.attention for c in each.values())  # knocked out twice
-    scoring = scans * tests * max(c.test for c in each.values())
+    knocked = {name: 2 * (c.attention and not twice) for name, c in each.items()}
+    scoring = tests * sum((networks[name] + knocked[name]) * c.test for name, c in each.items())
 
     def affordable(seeds: int) -> int:
         return int((seconds / seeds - scoring) / per_step)

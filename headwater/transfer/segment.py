@@ -183,6 +183,18 @@ def predict(
     return task.decide(tiles.scores(network, image, patch, channels=task.logits, **told))
 
 
+def work(shape: tuple[int, ...], settings: Settings) -> int:
+    """Voxels that the network sees to predict a scan of this shape, overlaps counted: what its seconds go with."""
+    patch = tile(shape, settings.adapt.patch)
+    sizes = zip(shape, patch, strict=True)
+    return math.prod(p * len(tiles.starts(max(s, p), p, settings.adapt.overlap)) for s, p in sizes)
+
+
+def usual(store: Store, settings: Settings, scans: list[int], one: int) -> float:
+    """Mean work of predicting these scans, over that of scan `one`."""
+    return float(np.mean([work(store.shape(i), settings) for i in scans])) / work(store.shape(one), settings)
+
+
 def tile(shape: tuple[int, ...], patch: tuple[int, ...]) -> tuple[int, ...]:
     """What a scan of this shape is predicted in: the patch of training, or the whole of a scan that is not much larger.
 
