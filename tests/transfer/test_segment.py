@@ -253,13 +253,11 @@ def test_self_taught_learns_from_unlabelled_scans(flat, pretrained):
     assert all(torch.isfinite(p).all() for p in taught.parameters())
 
 
-def test_work_is_what_the_tiles_hold(tiny):
+def test_work_is_what_the_tiles_hold(flat, tiny):
     settings = change(tiny(2, "adapt.patch=16,16"), "adapt.overlap=0.5")
-    seen = []
     for shape in ((12, 20), (30, 40), (100, 33)):
         patch = segment.tile(shape, settings.adapt.patch)
         grid = tiles.Grid.of(shape, patch, 0.5, torch.device("cpu"))
-        seen.append(segment.work(shape, settings))
-        assert seen[-1] == grid.count * patch[0] * patch[1]
-    store = SimpleNamespace(shape=lambda i: ((12, 20), (30, 40), (100, 33))[i])
-    assert segment.usual(store, settings, [0, 1, 2], 2) == pytest.approx(sum(seen) / 3 / seen[2])
+        assert segment.work(shape, settings) == grid.count * patch[0] * patch[1]
+    each = [segment.work(flat.shape(i), settings) for i in range(3)]
+    assert segment.usual(flat, settings, [0, 1, 2], 2) == pytest.approx(sum(each) / 3 / each[2])
