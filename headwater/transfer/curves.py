@@ -64,7 +64,8 @@ def _at(
     delta: float,
 ) -> Saved:
     """Labels saved at the n-th count; studies: resampled curves of both arms, the second rising."""
-    words = f"{_labels(counts[n])} {arm}"
+    one = counts[n] == 1
+    words, do, are = f"{_labels(counts[n])} {arm}", "does" if one else "do", "is" if one else "are"
     gain = scores.interval(both[0, n] - both[1, n], seed, bounds=(-1.0, 1.0))
     each = [equivalent(ours[n], theirs, counts, n) for ours, theirs in studies]
     low, high = np.quantile(each, [0.025, 0.975], method="nearest")
@@ -76,13 +77,12 @@ def _at(
     shown = f"{_count(labels, counts)} do from {against} [{_count(low, counts)}, {_count(high, counts)}]"
     if gain.clear and not low <= counts[n] <= high:
         verdict = "saved" if gain.clear > 0 else "lost"
-        return Saved(counts[n], labels, low, high, verdict, f"{words} do what {shown}.")
+        return Saved(counts[n], labels, low, high, verdict, f"{words} {do} what {shown}.")
     if max(abs(gain.low), abs(gain.high)) <= delta:
-        none = f"No labels are saved: {words} are within {100 * delta:g} Dice points of {against}."
+        none = f"No labels are saved: {words} {are} within {100 * delta:g} Dice points of {against}."
         return Saved(counts[n], labels, low, high, "none", none)
-    return Saved(
-        counts[n], labels, low, high, "cannot tell", f"Whether labels are saved nobody can tell: {words} do what {shown}."
-    )
+    doubt = f"Whether labels are saved nobody can tell: {words} {do} what {shown}."
+    return Saved(counts[n], labels, low, high, "cannot tell", doubt)
 
 
 def rising(curve: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
