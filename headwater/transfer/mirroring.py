@@ -100,7 +100,8 @@ def _along(store: Store, axis: int) -> str:
     letter = store.orientation[axis : axis + 1]
     if letter in WORDS and letter:
         return WORDS[letter].capitalize()
-    return ("Rows" if axis == 0 else "Columns") if store.ndim == 2 else f"Axis {axis + 1}"
+    named = {(2, 0): "Rows (axis 0)", (2, 1): "Columns (axis 1)"}  # counted as adapt.mirror counts them
+    return named.get((store.ndim, axis), f"Axis {axis}")
 
 
 def _side(store: Store, axis: int, offset: float) -> str:
