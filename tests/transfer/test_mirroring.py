@@ -54,14 +54,18 @@ def test_the_axis_that_the_masks_keep_to_is_left_out():
     )
 
 
-@pytest.mark.parametrize(("orientation", "words"), [("RPS", "behind"), ("", "Axis 2: not mirrored, head lies beyond")])
+@pytest.mark.parametrize(("orientation", "words"), [("RPS", "behind"), ("", "Axis 1: not mirrored, head lies beyond")])
 def test_words_follow_the_orientation(orientation, words):
     assert words in found(masks(40, ordered, orientation)).sentences[1]
 
 
 def test_pictures_have_rows_and_columns():
     told = found(masks(40, lambda rng: ordered(rng)[:, :2], ""))
-    assert told.axes == (0,) and told.sentences[0].startswith("Rows: mirrored") and told.sentences[1].startswith("Columns: not")
+    assert (
+        told.axes == (0,)
+        and told.sentences[0].startswith("Rows (axis 0): mirrored")
+        and told.sentences[1].startswith("Columns (axis 1): not")
+    )
 
 
 def test_a_few_exceptions_change_nothing_and_a_tendency_is_no_side():
