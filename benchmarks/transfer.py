@@ -1,6 +1,6 @@
 """What do adapt and compare say of three real sets: brain MR, electron microscopy, pictures of nuclei?
 
-Command:  python benchmarks/transfer.py DATA --out DIR [--only NAME] [--adapt MINUTES] [--compare MINUTES]
+Command:  python benchmarks/transfer.py DATA --out DIR [--only NAME] [--adapt MINUTES] [--compare MINUTES] [--set ...]
           DATA holds hippocampus/, fibsem/ and nuclei/; runs and pages stay in DIR and are gone on with.
 Duration: the budgets, 12 and 10 minutes a set by default, on two cores.
 Printed last time: the newest benchmarks/results/transfer_*.csv
@@ -62,7 +62,7 @@ def boundary(bodies: np.ndarray) -> np.ndarray:
     return found.astype(np.uint8)
 
 
-def request(name: str, data: Path, out: Path, kind: str, minutes: float) -> api.Request:
+def request(name: str, data: Path, out: Path, kind: str, minutes: float, changes: list[str]) -> api.Request:
     """What is asked of a set."""
     if name == "fibsem":
         folder = out / "blocks"
@@ -71,7 +71,7 @@ def request(name: str, data: Path, out: Path, kind: str, minutes: float) -> api.
     else:
         images, masks = data / name / "images", data / name / "labels"
         test = data / name / "test.txt" if (data / name / "test.txt").exists() else None
-    return api.Request(images, masks, out / f"{name}-{kind}", test, minutes)
+    return api.Request(images, masks, out / f"{name}-{kind}", test, minutes, changes=tuple(changes))
 
 
 def adapted(run: Path) -> list[dict[str, Any]]:
@@ -114,12 +114,13 @@ def main() -> None:
     asked.add_argument("--only", choices=("hippocampus", "fibsem", "nuclei"))
     asked.add_argument("--adapt", type=float, default=12.0)
     asked.add_argument("--compare", type=float, default=10.0)
+    asked.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE")
     given = asked.parse_args()
     for name in [given.only] if given.only else ("hippocampus", "fibsem", "nuclei"):
         for kind, minutes in (("adapt", given.adapt), ("compare", given.compare)):
             if not minutes:
                 continue
-            wanted, listener = request(name, given.data, given.out, kind, minutes), Terminal()
+            wanted, listener = request(name, given.data, given.out, kind, minutes, given.set), Terminal()
             if kind == "adapt":
                 run = api.run(wanted, listener).parent
             else:
