@@ -33,7 +33,7 @@ def run(
     progress = progress or Silent()
     settings, words = draws.possible(store, settings)
     tests, todo = testable(store), jobs(settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    runfolder.private_folder(folder)
     with wishes() as stop, progress.track("Adapting", len(todo) * settings.adapt.steps + final.steps(settings)) as advance:
         for job in todo:
             path = folder / "jobs" / f"{job.name}.npz"

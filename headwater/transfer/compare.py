@@ -65,7 +65,7 @@ def run(store: Store, settings: Settings, folder: Path, progress: Progress | Non
              and one to test on, where the budget is too small, and where methods differ in more than they should.
     """
     progress, tests, (labelled, words) = progress or Silent(), draws.testable(store), chosen(store, settings)
-    folder.mkdir(parents=True, exist_ok=True)
+    runfolder.private_folder(folder)
     plan = planned(store, settings, folder, labelled, tests, twice, progress)
     first, *others = contenders(plan, twice)
     factor = {r: even.factor([_told(j, settings) for c in (first, *others) for j in c.jobs(plan, r)[:1]], _expected(r, twice))
