@@ -217,7 +217,9 @@ def conclude(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write(rows: list[dict[str, Any]]) -> Path:
     """The table, with where it was measured."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=RESULTS, capture_output=True, text=True, check=False
+    ).stdout.strip()
     about = {"commit": commit, "machine": f"{platform.machine()} 2 cores, 1 thread", "date": date.today().isoformat()}
     rows = [{k: round(v, 4) if isinstance(v, float) else v for k, v in (row | about).items()} for row in rows]
     path = RESULTS / f"advisor_{date.today().isoformat()}.csv"

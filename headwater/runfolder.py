@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headwater.errors import InputError
+from headwater.errors import Unwritable
 
 
 def plain(value: Any) -> Any:
@@ -48,7 +48,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
 def private_folder(folder: Path) -> Path:
     """A folder that exists afterwards; the parts of its path that did not are for their owner only.
 
-    Raises: InputError where there can be none.
+    Raises: Unwritable where there can be none.
     """
     folder = Path(folder)
     try:
@@ -56,9 +56,9 @@ def private_folder(folder: Path) -> Path:
             if not part.exists():
                 part.mkdir(mode=0o700, exist_ok=True)
     except OSError as fault:
-        raise InputError(f"{folder} cannot be made ({fault.strerror}): give another place to write to (--out).") from fault
+        raise Unwritable(f"{folder} cannot be made ({fault.strerror}): give another place to write to (--out).") from fault
     if not folder.is_dir():
-        raise InputError(f"{folder} is a file and no folder: give another place to write to (--out).")
+        raise Unwritable(f"{folder} is a file and no folder: give another place to write to (--out).")
     return folder
 
 

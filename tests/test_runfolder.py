@@ -90,3 +90,9 @@ def test_no_folder_where_a_file_is(tmp_path, place):
         runfolder.private_folder(tmp_path / place)
     with pytest.raises(InputError, match="give another place to write to"):
         runfolder.write_json(tmp_path / place / "a.json", 1)
+
+
+def test_a_place_that_cannot_be_written_is_also_an_error_of_the_system(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        runfolder.write_json(tmp_path / "file" / "a.json", 1)  # a cache that cannot be kept is gone without
