@@ -179,7 +179,10 @@ def _watched(source: Source) -> list[str]:
         head = "| reliability of | trained | chance (95 %) | before training | plain pixels |"
         lines += ["", head, "|---|---|---|---|---|", *table, "", "Stable features need not be useful ones: labels decide that."]
     watched = [event["sentence"] for event in source.looks if event.get("sentence")]
-    return lines or [f"- While it was trained: {said}" for said in watched[-1:]] or [NOBODY]
+    lines = lines or [f"- While it was trained: {said}" for said in watched[-1:]]
+    if lines and not source.pretrained:
+        lines = ["Of the run's pretrained backbone, which is not in this file:", "", *lines]
+    return lines or [NOBODY]
 
 
 def _number(value: Any) -> str:

@@ -70,6 +70,7 @@ def test_a_segmenter_from_scratch_is_not_called_pretrained(adapted, tmp_path):
     object.__setattr__(trained, "about", told)
     found.__dict__["trained"] = trained
     said = card(found, [("model.safetensors", "weights")], "pass", [], "")
+    assert "Of the run's pretrained backbone, which is not in this file:" in said
     assert "trained from scratch: nothing pretrained is in it" in said and "labelled scans: 9" in said
     assert "self-supervised" not in said and "cva" not in said and "steps of pretraining" not in said
     assert told["sentence"] in said
