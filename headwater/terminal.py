@@ -59,7 +59,7 @@ class Terminal:
 
     def adapted(self, summary: Mapping[str, Any]) -> None:
         """Learning curves, what pretraining gained, and the model that is kept."""
-        kept = [("Dice", "mean", 100, ".1f"), ("NSD", "nsd", 100, ".1f"), ("HD95 mm", "hd95", 1, ".1f")]
+        kept = [("Dice", "mean", 100, ".1f"), ("NSD", "nsd", 100, ".1f"), (f"HD95 {summary.get('unit', 'mm')}", "hd95", 1, ".1f")]
         kept += [("pieces F1", "lesion", 100, ".1f")]
         kept = [column for column in kept if any(known(_value(row, column[1])) for row in summary["table"])]
         rows = [

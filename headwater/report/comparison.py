@@ -85,14 +85,14 @@ def context(summary: dict[str, Any]) -> list[Figure]:
     x, y, low, high = ([number(value) for value in column] for column in columns)
     if not finite(y):
         return []
-    chance = number(told.get("chance"))
+    chance, unit = number(told.get("chance")), str(told.get("unit") or "mm")
     levels = [Level("chance", chance, "nothing")] if chance == chance else []
     alt = "Error of a probe by radius of what it sees: " + ", ".join(
-        f"{short(b)} at {short(a)} mm" for a, b in zip(x, y, strict=True)
+        f"{short(b)} at {short(a)} {unit}" for a, b in zip(x, y, strict=True)
     )
     drawing = chart(
-        [Line("probe", x, y, "water", low, high, "circle")], Axis("radius around the voxel, mm", "log2"),
+        [Line("probe", x, y, "water", low, high, "circle")], Axis(f"radius around the voxel, {unit}", "log2"),
         Axis("error", include=(0.0,)), alt=f"{alt}.", levels=levels,
     )  # fmt: skip
     rows_of = tuple((short(a), f"{b:.3f}") for a, b in zip(x, y, strict=True))
-    return [Figure("Context", drawing, str(told.get("sentence") or ""), ("radius, mm", "error"), rows_of)]
+    return [Figure("Context", drawing, str(told.get("sentence") or ""), (f"radius, {unit}", "error"), rows_of)]

@@ -8,7 +8,7 @@ from headwater.report.record import Record, mapping, number, rows
 
 FURTHER = {  # measures beside Dice: key, its name, what it is multiplied by, digits
     "nsd": ("NSD", 100, 1),
-    "hd95": ("HD95, mm", 1, 1),
+    "hd95": ("HD95, {unit}", 1, 1),
     "lesion": ("pieces, F1", 100, 1),
 }
 
@@ -20,13 +20,14 @@ def section(record: Record, said: list[str]) -> dict[str, Any] | None:
     table = rows(record.summary.get("table"))
     structures = list(dict.fromkeys(name for row in table for name in mapping(row.get("per_structure"))))
     further = [key for key in FURTHER if any(_further(row, key) == _further(row, key) for row in table)]
+    unit = str(record.summary.get("unit") or "mm")
     told = [str(mapping(record.summary.get(name)).get("sentence") or "") for name in ("saved", "choice", "model")]
     words = [record.summary.get(name) for name in ("leakage", "words")]
     return {
         "draws": short(number(record.summary.get("draws"))),
         "subjects": short(number(record.summary.get("test_subjects"))),
         "figures": figures.learning(record) + figures.gains(record),
-        "columns": [*structures, *(FURTHER[key][0] for key in further)],
+        "columns": [*structures, *(FURTHER[key][0].format(unit=unit) for key in further)],
         "lines": _lines(record, table, structures, further),
         "said": said,
         "told": [sentence for sentence in told if sentence and sentence not in said],

@@ -145,10 +145,11 @@ def _index(passport: Passport, rule: Rule, version: str, records: Sequence[dict[
         for e in passport.entries
     ]
     names = [passport.label_names.get(value, f"structure {value}") for value in rule.values[1:]]
+    unit = "mm" if any(e.facts.spaced for e in passport.entries) else "pixels" if len(rule.spacing) == 2 else "voxels"
     image, label = (sum(record["bytes"][k] for record in records) for k in (0, 1))
     return {
-        "format": FORMAT, "version": version, "spacing": rule.spacing, "orientation": rule.orientation, "scheme": rule.scheme,
-        "channels": passport.channels, "values": rule.values, "names": ["background", *names],
+        "format": FORMAT, "version": version, "spacing": rule.spacing, "unit": unit, "orientation": rule.orientation,
+        "scheme": rule.scheme, "channels": passport.channels, "values": rule.values, "names": ["background", *names],
         "ignores": rule.ignore is not None, "images": image // 2,
         "labels": label // np.dtype(class_type(len(rule.values))).itemsize,
         "scans": [{**record, **mine} for record, mine in zip(records, told, strict=True)],

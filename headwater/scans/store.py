@@ -24,6 +24,7 @@ class Store:
     normalised over. classes: structures plus background (0). values: the number of each class in the user's masks,
     values[0] = 0. names: of each class. ignores: whether some voxels of masks do not count. records: one dict per scan (name,
     subject, split, group, labelled, shape, affine, geometry, windows, rounding, image_at, label_at, crc).
+    unit: what lengths are in: "mm", or "pixels" or "voxels" where no scan states its spacing, which is 1 then.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Store:
     names: tuple[str, ...]
     ignores: bool
     records: tuple[dict[str, Any], ...]
+    unit: str = "mm"
 
     @classmethod
     def open(cls, folder: Path | str, version: str = "") -> "Store":
@@ -56,6 +58,7 @@ class Store:
         return cls(
             folder, index["version"], images, labels, tuple(index["spacing"]), index["orientation"], index["scheme"],
             index["channels"], tuple(index["values"]), tuple(index["names"]), index["ignores"], tuple(index["scans"]),
+            index.get("unit", "mm"),
         )  # fmt: skip
 
     def __reduce__(self) -> tuple:

@@ -71,13 +71,14 @@ class Priors:
     pretrained: bool
     token_mm: float
     object_mm: float
+    unit: str = "mm"
 
     def sentences(self) -> tuple[str, ...]:
         """In words; none of them decides against a measurement."""
         few = f"{self.images:,} scans " + ("and a pretrained backbone" if self.pretrained else "and no pretrained backbone")
         said = [f"{few}: from scratch and with under {MANY:,} scans CNNs usually win." if self.doubtful else f"{few}."]
         if self.object_mm < self.token_mm:
-            said.append(f"The median object is {self.object_mm:.3g} mm wide, less than a token of {self.token_mm:.3g} mm.")
+            said.append(f"The median object is {self.object_mm:.3g} {self.unit} wide, less than a token of {self.token_mm:.3g}.")
         return tuple(said)
 
     @property
@@ -114,7 +115,7 @@ def priors(store: Store, settings: Settings, pretrained: bool = False) -> Priors
         volumes += np.bincount(parts.ravel())[1:].tolist()
     voxel = math.prod(store.spacing)
     side = float(np.median(volumes) * voxel) ** (1 / store.ndim) if volumes else math.nan
-    return Priors(len(store), pretrained, settings.backbone.patch * max(store.spacing), side)
+    return Priors(len(store), pretrained, settings.backbone.patch * max(store.spacing), side, store.unit)
 
 
 def advise(
@@ -186,7 +187,7 @@ def _burden(curve: Curve | None, reach: Reach | None, because: list[str]) -> boo
         return False
     inside = curve.saturation_mm <= reach.effective_mm
     because.append(
-        f"The CNN looks {reach.effective_mm:.3g} mm far, so global attention has "
+        f"The CNN looks {reach.effective_mm:.3g} {curve.unit} far, so global attention has "
         + ("nothing to add for these labels." if inside else "context to add that the CNN hardly sees.")
     )
     return inside

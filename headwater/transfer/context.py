@@ -38,7 +38,7 @@ class Curve:
 
     radius_mm: half the width of the crop. chance: error on shuffled labels. saturation_mm: the smallest radius whose error
     exceeds the least by no more than one standard error of the difference, subject by subject; blind: pairs of classes that no
-    radius tells apart, of which the curve says nothing.
+    radius tells apart, of which the curve says nothing. unit: of lengths, as the store has it; all "mm" here are in it.
     """
 
     radius_mm: tuple[float, ...]
@@ -51,6 +51,7 @@ class Curve:
     subjects: int
     voxels: int
     sentence: str
+    unit: str = "mm"
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -93,7 +94,7 @@ def curve(store: Store, labelled: Sequence[int], seed: int = 0) -> Curve:
         raise InputError(f"The context curve needs {FEWEST} scans with two classes, here are {len(label)}: give more masks.")
     features, labels, groups = np.concatenate(flat), np.concatenate(label), np.concatenate(group)
     found = [_shares(features[:, : k + 1], labels, groups, seed) for k in range(len(radii))]
-    return _read(found, radii, labels, groups, features[:, -1:], store.names, seed)
+    return _read(found, radii, labels, groups, features[:, -1:], store.names, seed, store.unit)
 
 
 def reach(network: nn.Module, store: Store, labelled: Sequence[int], seed: int = 0, places: int = 8) -> Reach:
@@ -262,6 +263,7 @@ def _read(
     widest: np.ndarray,
     names: tuple[str, ...],
     seed: int,
+    unit: str,
 ) -> Curve:
     """The curve from what the probe gave at each radius."""
     errors = np.stack([_errors(given, labels, groups) for given in found])  # (radii, subjects)
@@ -280,7 +282,7 @@ def _read(
         if lowest.mean() + 3 * _standard_error(lowest) >= 0.5:
             blind.append((names[known[a]], names[known[b]]))
     words = (
-        f"The label of a voxel is known as well from {radii[at]:.3g} mm around it as from more: "
+        f"The label of a voxel is known as well from {radii[at]:.3g} {unit} around it as from more: "
         f"error {100 * errors[at].mean():.0f} % (least {100 * errors[best].mean():.0f} %, chance {100 * chance:.0f} %)."
     )
     if blind:
@@ -288,7 +290,7 @@ def _read(
         words = f"The probe tells {pairs} at no radius, so the context curve says nothing."
     return Curve(
         tuple(float(r) for r in radii), tuple(b.mean for b in bounds), tuple(b.low for b in bounds),
-        tuple(b.high for b in bounds), chance, float(radii[at]), tuple(blind), len(np.unique(groups)), len(labels), words,
+        tuple(b.high for b in bounds), chance, float(radii[at]), tuple(blind), len(np.unique(groups)), len(labels), words, unit,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import torch
 from learners import scans
 
 from headwater.errors import InputError
-from headwater.observe.pairs import Pixels, middle, of_images, probe_views, shared
+from headwater.observe.pairs import Pixels, middle, probe_views, shared
 
 
 @pytest.mark.parametrize("size", [(30, 26), (16, 20, 18)])

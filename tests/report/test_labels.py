@@ -1,5 +1,7 @@
 """Few labels on the page: surfaces beside Dice, and what adapting concludes."""
 
+from dataclasses import replace
+
 import fabricate
 import numpy as np
 import pytest
@@ -21,6 +23,11 @@ def test_surfaces_stand_beside_dice(adapted):
     (count, arm, _, cells), row = found["lines"][0], adapted.summary["table"][0]
     assert (count, arm) == ("1", row["arm"])
     assert cells[-2:] == [f"{100 * row['nsd']:.1f}", f"{row['hd95']:.1f}"] and len(cells) == 2 + len(found["columns"])
+
+
+def test_distances_are_in_what_the_scans_state(adapted):
+    pictures = replace(adapted, summary=adapted.summary | {"unit": "pixels"})
+    assert labels.section(pictures, [])["columns"][-1] == "HD95, pixels"
 
 
 def test_what_is_said_above_is_not_said_again(adapted):

@@ -48,6 +48,7 @@ def test_resampling_keeps_place(tmp_path, save, shape):
         save(tmp_path / "s" / f"{i}.nii.gz", ramp + 30 * noise, spacing=spacing)
         save(tmp_path / "m" / f"{i}.nii.gz", (ramp > 15).astype(np.uint8), spacing=spacing)
     store = prepare(look(tmp_path / "s", tmp_path / "m"), tmp_path / "store")
+    assert store.unit == "mm" == Store.open(tmp_path / "store").unit
     assert store.shape(0) == shape and store.shape(2) == (24, 5, *shape[2:])
     assert store.spacing == (1.0,) * len(shape)
     corner = np.array([-0.5, -0.5, 0, 1]) if len(shape) == 2 else np.array([-0.5, -0.5, -0.5, 1])
@@ -87,6 +88,7 @@ def test_grey_among_colour(tmp_path):
     store = prepare(look(scans), tmp_path / "store")
     assert store.channels == 3 and store.orientation == "" and store.image(4).shape == (3, 20, 24)
     assert (store.image(4) == store.image(4)[:1]).all() and not (store.image(1) == store.image(1)[:1]).all()
+    assert store.unit == "pixels" and store.spacing == (1.0, 1.0)  # a picture states no spacing
     assert len(store.windows(4)) == 3 and np.ptp(store.physical(4), axis=0).max() == 0
     assert len(set(prepare(look(scans), tmp_path / "set", scheme="set").windows(i) for i in range(5))) == 1
 

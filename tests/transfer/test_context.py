@@ -1,6 +1,7 @@
 """The context curve finds how far the answer lies; how far networks look has closed forms."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,11 @@ def test_what_a_texture_tells_is_near():
     assert found.saturation_mm < 6 and not found.blind
     assert min(found.error) < 0.12 < 0.45 < found.chance
     assert "as well from" in found.sentence
+
+
+def test_lengths_are_in_what_the_scans_state():
+    found = context.curve(replace(riddles("texture", 4), unit="pixels"), range(4), 0)
+    assert found.unit == "pixels" and " pixels around it" in found.sentence and "mm" not in found.sentence
 
 
 def test_what_a_mirror_tells_is_far(monkeypatch):

@@ -37,7 +37,7 @@ def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: 
         f"## How to fine-tune with nnU-Net\n\nFor a data set 4 that is planned already:\n\n```bash\n{commands}\n```"
         if commands
         else "",
-        f"## What goes in and comes out\n\n{_answers(source.trained)}" if source.trained else "",
+        f"## What goes in and comes out\n\n{_answers(source, source.trained)}" if source.trained else "",
         "## Data\n\n" + "\n".join(_data(source)),
         "## Training\n\n" + "\n".join(_training(source)),
         "## What the watch found\n\n" + "\n".join(_watched(source)),
@@ -48,12 +48,13 @@ def card(source: Source, files: Iterable[tuple[str, str]], loading: str, words: 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _answers(trained: Trained) -> str:
+def _answers(source: Source, trained: Trained) -> str:
     """Axes of the images, and what each channel of the scores is."""
     rule, task = trained.rule, trained.task
     axes = f"axes {', '.join(rule.orientation)} (each towards that side)" if rule.orientation else "axes as stored"
+    axes += f", {_by(source.spacing)} mm" if source.spacing else ""
     lines = [
-        f"Images: {axes}, {_by(trained.spacing)} mm, normalised as under Training. Scores are logits, one channel for each of:",
+        f"Images: {axes}, normalised as under Training. Scores are logits, one channel for each of:",
         "",
     ]
     if task.regions:
@@ -95,7 +96,7 @@ def _data(source: Source) -> list[str]:
         f"- modality, as the files say it: {_counted(f.get('modality') for f in facts)}",
         f"- format: {_counted(f.get('format') for f in facts)}",
         f"- voxels: {_spread([f['shape'] for f in facts if f.get('shape')])}",
-        f"- spacing in mm: {_spread([f['spacing'] for f in facts if f.get('spacing')])}",
+        f"- spacing in mm: {_spread([f['spacing'] for f in facts if f.get('spacing') and f.get('spaced') is not False])}",
         f"- masks: {masked}"
         + (f", structures: {', '.join(map(str, names.values()))}" if (names := passport.get("label_names")) else ""),
     ]
@@ -218,8 +219,8 @@ def _limits(source: Source) -> list[str]:
     """What it was not tried on."""
     records, told = source.records, source.told
     lines = [
-        f"- Tried on scans like the above alone: no other modality, organ, scanner or site, no other spacing than "
-        f"{_by(source.spacing) or UNKNOWN} mm.",
+        "- Tried on scans like the above alone: no other modality, organ, scanner or site"
+        + (f", no other spacing than {_by(source.spacing)} mm." if source.spacing else ", no other size of what is in a pixel."),
         f"- {told['ndim']}D images of {_channels(source)}; others need other weights in the first layer.",
         "- No medical device. Not validated for diagnosis or treatment.",
         "- Weights can remember what they were trained on: whether these may leave the house is its owners' decision.",

@@ -121,7 +121,10 @@ class Source:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """mm of the prepared scans; nothing where that is not known."""
+        """mm of the prepared scans; nothing where that is not known, or no scan states its own."""
+        entries = [e for e in self.records["passport"].get("entries") or [] if isinstance(e, dict)]
+        if entries and all((e.get("facts") or e).get("spaced") is False for e in entries):
+            return ()
         if self.trained:
             return self.trained.spacing
         found = next((self.records[name]["spacing"] for name in ("store", "passport") if self.records[name].get("spacing")), ())

@@ -1,5 +1,6 @@
 """The card: every number of the run that it should have, no name that it should not, and what is missing."""
 
+import json
 import shutil
 
 from headwater.transfer import model
@@ -20,6 +21,17 @@ def test_numbers_stand_beside_their_nulls(finished):
     assert "2 scans of 2 subjects; 1 to learn from, 1 kept for testing" in found and "MR (2)" in found
     assert "40 (40 to 40) x 48 (48 to 48)" in found and "sites or classes that the folders tell apart: 1" in found
     assert "0.5 mm" in found and "set aside as unreadable or unfit: 1" in found
+
+
+def test_pictures_that_state_no_spacing_are_given_none(adapted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(adapted, run)
+    told = json.loads((run / "passport.json").read_text())
+    for entry in told["entries"]:
+        entry["facts"] = entry["facts"] | {"spaced": False, "spacing": [1.0, 1.0]}
+    (run / "passport.json").write_text(json.dumps(told))
+    found = text(run)
+    assert "spacing in mm: not known" in found and " mm" not in found.replace("spacing in mm: not known", "")
 
 
 def test_nobody_is_named(finished, adapted, secrets):
