@@ -214,7 +214,8 @@ def _told(method: str, row: Mapping[str, Any]) -> str:
 
 
 def _points(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['gain']:+.1f} Dice points [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    ends = f"[{100 * row['low']:.1f}, {100 * row['high']:.1f}]" if math.isfinite(row["low"]) else "(no interval)"
+    return f"{100 * row['gain']:+.1f} Dice points {ends}"
 
 
 def _sentence(answer: str, best: Mapping[str, Any]) -> str:

@@ -150,12 +150,16 @@ def aside(settings: Settings) -> tuple[str, ...]:
 
 def _words(seeds: int, steps: int, by_hand: bool) -> tuple[str, ...]:
     """What the numbers mean for the reader."""
-    said = [f"Each method is trained {seeds} times for {steps:,} steps, all from scratch; nothing is tuned for any of them."]
+    often, long = "once" if seeds == 1 else f"{seeds} times", f"{steps:,} step{'s' * (steps > 1)}"
+    said = [f"Each method is trained {often} for {long}, all from scratch; nothing is tuned for any of them."]
     if seeds < SEEDS:
         why = "as you asked" if by_hand else f"three would have fewer than {ENOUGH} steps each"
-        said.append(f"{seeds} training{'s' * (seeds > 1)} of each ({why}): intervals are wide.")
+        many = f"{seeds} trainings of each ({why}): intervals are wide."
+        said.append(many if seeds > 1 else f"One training of each ({why}): no intervals.")
     if steps < ENOUGH:
-        said.append(f"{steps} steps are few: this compares how methods begin to learn, not what they end with.")
+        said.append(
+            f"{long} {'are few' if steps > 1 else 'is little'}: this compares how methods begin to learn, not what they end with."
+        )
     return tuple(said)
 
 

@@ -95,7 +95,8 @@ def test_the_interval_is_the_gain_of_the_best_and_reasons_come_in_order():
 
 def test_rows_without_an_interval_cannot_tell():
     rows = [pair("vit", 0.1, 0.2) | {"low": None, "high": None}]  # as JSON keeps nan
-    assert advise([knock("vit", -0.1, 0.1) | {"low": None, "high": None}], None, rows, measured=HEARD).answer == "cannot tell"
+    found = advise([knock("vit", -0.1, 0.1) | {"low": None, "high": None}], None, rows, measured=HEARD)
+    assert found.answer == "cannot tell" and "(no interval)" in found.sentence and "nan" not in found.sentence
 
 
 def test_an_advisor_that_does_not_beat_the_cnn_hears_only_the_pilot_and_says_so():
