@@ -57,24 +57,36 @@ def context(record: Record) -> dict[str, Any]:
     """Everything the page's template asks for."""
     hero, hero_words = gallery.hero(record)
     title = record.run.resolve().name
-    return {
+    said = verdicts(record)
+    found = {
+        "training": training(record),
+        "tokens": tokens(record),
+        "labels": labels.section(record, [s["text"] for s in said if s["place"] == "labels"]),
+        "comparison": comparison.section(record),
+    }
+    return found | {
         "title": title,
         "begun": record.begun,
-        "sections": {id: words for id, words in SECTIONS.items() if record.begun or id in LOOKED},
+        "sections": {id: SECTIONS[id] for id in _sections(record, {s["place"] for s in said}, found)},
         "facts": facts(record),
-        "verdicts": verdicts(record),
+        "verdicts": said,
         "hero": hero,
         "hero_words": hero_words,
         "preview": gallery.looked(record),
         "faults": record.faults,
         "data": data.section(record),
         "distribution": distribution.section(record),
-        "training": training(record),
-        "tokens": tokens(record),
-        "labels": labels.section(record, [s["text"] for s in verdicts(record) if s["place"] == "labels"]),
-        "comparison": comparison.section(record),
         "provenance": provenance(record, title),
     }
+
+
+def _sections(record: Record, evidence: set[str], found: dict[str, Any]) -> list[str]:
+    """Which sections the page has: a run's has all, a comparison's of scans alone none that is empty, a look's two."""
+    if not record.begun:
+        return list(LOOKED)
+    stages = ("training", "tokens", "labels")
+    alone = found["comparison"] and not any(found[id] for id in stages)
+    return [id for id in SECTIONS if not (alone and id in stages and id not in evidence)]
 
 
 def facts(record: Record) -> list[str]:

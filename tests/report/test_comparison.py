@@ -5,6 +5,7 @@ import pytest
 
 from headwater.report import comparison, record
 from headwater.report.labels import with_ends
+from headwater.report.page import render
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +41,11 @@ def test_what_is_missing_is_left_out(broken, tmp_path):
 
 def test_a_value_without_an_interval_stands_alone():
     assert with_ends("{:.1f}", (3.0, float("nan"), 4.0)) == "3.0" and with_ends("{:.1f}", (float("nan"),) * 3) == "–"
+
+
+def test_a_comparison_alone_has_no_empty_sections(tmp_path):
+    fabricate.compared(tmp_path)
+    (tmp_path / "settings.json").write_text("{}")
+    page = render(tmp_path).read_text(encoding="utf-8")
+    assert 'id="comparison"' in page and "No picture yet" not in page and "headwater observe</code> writes" not in page
+    assert not [id for id in ("training", "tokens", "labels") if f'"{id}"' in page or f"#{id}" in page]
