@@ -275,14 +275,15 @@ def scored(mask: np.ndarray, truth: Any) -> np.ndarray:
 def paces(given: argparse.Namespace, store: Store) -> dict[str, float]:
     """Seconds of an iteration of each side, the smallest of three medians; as given, or as measured before."""
     kept = given.work / "pace.json"
-    found = json.loads(kept.read_text()) if kept.exists() else {}
-    found |= {name: float(value) for name, _, value in (pair.partition("=") for pair in given.pace)}
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    found = before | {name: float(value) for name, _, value in (pair.partition("=") for pair in given.pace)}
     for _ in range(3 if "pace" in given.parts and len(found) < 3 else 0):
         told = {"peer": float(asked_of_peer(given, trainer=TRAINERS["unmirrored"], iterations=15, batch=2).split()[-1])}
         for part in ("same", "own"):
             told[part] = statistics.median(ours(given, part, store, 15, [], [], None)[1]["seconds"][2:])
         found = {name: min(seconds, found.get(name, seconds)) for name, seconds in told.items()}
-    kept.write_text(json.dumps(found))
+    if found != before:  # another of these may be reading it
+        kept.write_text(json.dumps(found))
     return found
 
 
