@@ -220,7 +220,9 @@ def _safe(family: str) -> str:
 
 
 def _spacing(store: Store) -> str:
-    return " x ".join(f"{s:.3g}" for s in store.spacing) + " mm"
+    if store.unit != "mm" and set(store.spacing) == {1.0}:
+        return "as stored"
+    return " x ".join(f"{s:.3g}" for s in store.spacing) + f" {store.unit}"
 
 
 def _mirrored(settings: Settings, store: Store) -> str:
@@ -231,6 +233,8 @@ def _mirrored(settings: Settings, store: Store) -> str:
 
 
 def _why_spacing(store: Store, settings: Settings) -> str:
+    if store.unit != "mm" and not settings.spacing:
+        return "no scan states its own"
     return "you said so" if settings.spacing else "it is the middle of the scans'" if len(store) > 1 else "it is the scan's own"
 
 

@@ -146,6 +146,8 @@ def test_a_batch_that_does_not_fit_is_made_smaller():
 
 
 def test_lines_tell_every_choice_with_its_reason(flat, tmp_path):
+    from dataclasses import replace
+
     from headwater import recipes, runfolder
     from headwater.device import machine
 
@@ -156,6 +158,8 @@ def test_lines_tell_every_choice_with_its_reason(flat, tmp_path):
     assert all(row["choice"] and row["because"] and row["set"] for row in rows)
     for name in ", ".join(row["set"] for row in rows).split(", "):  # every line names settings that there are
         reduce(getattr, name.split("."), settings)
+    pictures = plan.lines(settings, costs(), replace(flat, unit="pixels", spacing=(1.0, 1.0)), machine(), 2, 1.5)[0]
+    assert (pictures["choice"], pictures["because"]) == ("as stored", "no scan states its own")
     plan.save(tmp_path, rows, costs())
     kept = runfolder.read_json(tmp_path / "plan.json")
     assert kept["lines"] == rows and kept["costs"]["steps"] == costs().steps
