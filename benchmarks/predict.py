@@ -2,7 +2,7 @@
 
 Question:  is `transfer.tiles` at least as fast as MONAI's SlidingWindowInferer and nnU-Net's nnUNetPredictor at equal overlap
            with the same network, with equal output to 1e-4, and does its memory keep to the setting?
-Command:   python benchmarks/predict.py [--nnunet ENV/bin/python] [--rounds 5] [--threads 1] [--out results/predict.csv]
+Command:   python benchmarks/predict.py [--nnunet ENV/bin/python] [--rounds 5] [--threads 1] [--out results/predict_DATE.csv]
 Peers:     MONAI beside us; nnU-Net v2 in an environment of its own, whose Python is given (same PyTorch), else left out.
 Duration:  about five minutes.
 How:       every contender is a process of its own that holds the network (traced, the same file for all) and one random
@@ -255,7 +255,7 @@ def main() -> None:
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--nnunet", default="", help="the Python of an environment with nnunetv2")
     asked.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    asked.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "predict.csv")
+    asked.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / f"predict_{date.today()}.csv")
     asked.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     told = asked.parse_args()
     if told.worker:

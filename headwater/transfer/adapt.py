@@ -95,7 +95,9 @@ def conclude(
     runfolder.write_text(folder / "scores.csv", outcome.table(results, store, tests, list(asked)))
     summary = summarise(results, settings, tuple(asked), [store.subjects[i] for i in tests])
     allowed = surface.tolerance(store.spacing)
-    said = f"NSD allows surfaces to be off by {allowed:.3g} {store.unit}, one voxel; NSD and HD95 are MONAI's."
+    bare = store.unit != "mm" and allowed == 1
+    far = f"one {store.unit.removesuffix('s')}" if bare else f"{allowed:.3g} {store.unit}, one voxel"
+    said = f"NSD allows surfaces to be off by {far}; NSD and HD95 are MONAI's."
     summary |= {"tolerance": allowed, "unit": store.unit, "words": [*words, *summary["words"], said]}
     runfolder.write_json(folder / "summary.json", summary)
     best = max(summary["table"], key=lambda row: row["mean"] if np.isfinite(row["mean"]) else -1)

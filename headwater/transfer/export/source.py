@@ -122,8 +122,7 @@ class Source:
     @property
     def spacing(self) -> tuple[float, ...]:
         """mm of the prepared scans; nothing where that is not known, or no scan states its own."""
-        entries = [e for e in self.records["passport"].get("entries") or [] if isinstance(e, dict)]
-        if entries and all((e.get("facts") or e).get("spaced") is False for e in entries):
+        if self.records["store"].get("unit", "mm") != "mm":
             return ()
         if self.trained:
             return self.trained.spacing

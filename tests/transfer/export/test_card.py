@@ -30,6 +30,8 @@ def test_pictures_that_state_no_spacing_are_given_none(adapted, tmp_path):
     for entry in told["entries"]:
         entry["facts"] = entry["facts"] | {"spaced": False, "spacing": [1.0, 1.0]}
     (run / "passport.json").write_text(json.dumps(told))
+    (run / "store").mkdir(exist_ok=True)
+    (run / "store" / "index.json").write_text(json.dumps({"unit": "pixels", "spacing": [1.0, 1.0]}))
     found = text(run)
     assert "spacing in mm: not known" in found and " mm" not in found.replace("spacing in mm: not known", "")
 
